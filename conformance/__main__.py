@@ -1,0 +1,129 @@
+"""The command line: a thin front of pytest, which is the only runner."""
+
+import argparse
+import sys
+
+import pytest
+
+from conformance import __version__, environment, manifest
+from conformance.case import BadCase, Case
+from conformance.inputs import make
+from conformance.system import NotReady, choose
+
+CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
+
+PYTEST_EXIT = {
+    pytest.ExitCode.OK: CONFORMANT,
+    pytest.ExitCode.TESTS_FAILED: NOT_CONFORMANT,
+    pytest.ExitCode.USAGE_ERROR: BAD_USAGE,
+}
+"""Every other exit code of pytest's means that nothing ran or that the run is incomplete."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 conformant, 1 not, 2 bad usage, 3 nothing ran or incomplete."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command is not _run:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return options.command(options, rest)
+    except (BadCase, manifest.BadTier, *NotReady) as e:
+        print(f"conformance: {e}", file=sys.stderr)
+        return BAD_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance", description="Numerical conformance of AITER-backed paged attention."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", help="run a tier, or single cases; further options go to pytest (-n 8, -k noncausal, -x, --junitxml F)"
+    )
+    run.set_defaults(command=_run)
+    doctor = commands.add_parser("doctor", help="say what is here and what would run")
+    doctor.set_defaults(command=_doctor)
+    for command in (run, doctor):
+        command.add_argument("--backend", help="aiter, torch, or package.module:function")
+        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
+        command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+    run.add_argument("--tier", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
+    run.add_argument("--case", action="append", metavar="ID", help="run this case instead; may be repeated")
+    run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
+
+    listing = commands.add_parser("list", help="the cases of a tier")
+    listing.add_argument("--tier", default="smoke")
+    listing.set_defaults(command=_list)
+    show = commands.add_parser("show", help="one case in full")
+    show.add_argument("case", metavar="CASE")
+    show.set_defaults(command=_show)
+    bench = commands.add_parser("bench", help="the oracle against dense float64 attention: time and memory")
+    bench.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    bench.set_defaults(command=_bench)
+    return parser
+
+
+def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
+    chosen = [
+        word
+        for name in ("backend", "target", "aiter", "tier", "record")
+        if (value := getattr(options, name))
+        for word in (f"--{name}", value)
+    ]
+    chosen += [word for case in options.case or () for word in ("--case", case)]
+    code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", *chosen, *for_pytest])
+    return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
+
+
+def _doctor(options: argparse.Namespace, _: list[str]) -> int:
+    """What is here and what would run; the kernels are really imported."""
+    system = choose(options.backend, options.target, options.aiter)
+    would = {
+        "backend": system.backend.name,
+        "AITER": f"{system.source.described}, {system.source.root}" if system.source else "none",
+    }
+    try:
+        target = system.start()
+    except NotReady as e:
+        _print_pairs(environment.describe() | would | {"does not run": str(e)})
+        return NOTHING_RAN
+    _print_pairs(environment.describe(target) | would)
+    return CONFORMANT
+
+
+def _list(options: argparse.Namespace, _: list[str]) -> int:
+    for case in manifest.cases(options.tier):
+        print(case.id)
+    return CONFORMANT
+
+
+def _show(options: argparse.Namespace, _: list[str]) -> int:
+    case = Case.parse(options.case)
+    inputs = make(case)
+    pairs = {name: str(getattr(case, name)) for name in Case.__dataclass_fields__}
+    for name in ("q", "k_cache", "v_cache", "block_table"):
+        tensor = getattr(inputs, name)
+        pairs[f"{name} (made)"] = f"{tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}"
+    _print_pairs(pairs | {"scale (made)": f"{inputs.scale:g}", "digest of all inputs": inputs.digest()[:16]})
+    return CONFORMANT
+
+
+def _bench(options: argparse.Namespace, _: list[str]) -> int:
+    from conformance.bench import table
+
+    for line in table(options.device):
+        print(line, flush=True)
+    return CONFORMANT
+
+
+def _print_pairs(pairs: dict[str, str]) -> None:
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        print(f"{name:{width}}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

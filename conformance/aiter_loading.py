@@ -1,0 +1,122 @@
+"""Imports AITER's Triton kernels, and nothing else of AITER unless it was built for this GPU."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from conformance.targets import Target
+
+if TYPE_CHECKING:
+    from conformance.aiter_source import AiterSource
+
+
+class AiterNotLoadable(Exception):
+    """AITER is there but its kernels cannot be had; the message is one sentence that names the cause."""
+
+
+def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str], function: str) -> Callable[..., Any]:
+    """`function` of the first of `module_names` (newest layout first) that `source` holds; AiterNotLoadable if it cannot be had.
+
+    A process loads one AITER: kernels of two would share module names, Triton's caches and torch's registry of operators.
+    """
+    if target.kind == "cpu":
+        raise AiterNotLoadable(f"AITER {source.described} has Triton kernels, which target cpu does not run")
+    name = next((name for name in module_names if _holds(source.root, name)), None)
+    if name is None:
+        raise AiterNotLoadable(f"AITER {source.described} has no module {' or '.join(module_names)}")
+    _provide_package(source, target)
+    module = _import(name, source)
+    try:
+        return getattr(module, function)
+    except AttributeError:
+        raise AiterNotLoadable(f"AITER {source.described} has no {function} in {name}") from None
+
+
+def _holds(root: Path, module_name: str) -> bool:
+    # Looked up as a file: newer AITERs import modules under their old names too, and an import may fail for other reasons.
+    path = root.joinpath(*module_name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _provide_package(source: AiterSource, target: Target) -> None:
+    """Puts `aiter` of `source` into `sys.modules`."""
+    present = sys.modules.get("aiter")
+    if present is not None:
+        folder = next(iter(present.__path__), "") if hasattr(present, "__path__") else ""
+        if Path(folder).resolve() != (source.root / "aiter").resolve():
+            raise AiterNotLoadable(
+                f"AITER {source.described} needs a process of its own: this one has imported aiter from {folder or present}"
+            )
+    elif source.origin == "installed" and target.kind == "gpu" and torch.version.hip:
+        _import("aiter", source)
+    else:
+        sys.modules["aiter"] = _bare_package(source.root / "aiter")
+
+
+def _bare_package(folder: Path) -> Any:
+    """A package `aiter` without AITER's `__init__`, which imports (and builds) its CK and HIP parts; submodules import as usual."""
+    spec = ModuleSpec("aiter", loader=None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return importlib.util.module_from_spec(spec)
+
+
+def _import(name: str, source: AiterSource) -> Any:
+    try:
+        with _quiet():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").split(".")[0]
+        if package not in ("aiter", "triton", ""):
+            importer = _aiter_module_of(missing) or name
+            raise AiterNotLoadable(
+                f"AITER {source.described} needs the package {package!r}, which is not installed ({importer} imports it)"
+            ) from missing
+        raise _does_not_import(name, source, missing) from missing
+    except Exception as error:
+        raise _does_not_import(name, source, error) from error
+
+
+def _does_not_import(name: str, source: AiterSource, error: Exception) -> AiterNotLoadable:
+    where = _aiter_module_of(error) or name
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return AiterNotLoadable(
+        f"AITER {source.described} does not import under Triton {_triton_version()}: {where}: {cause}"
+    )
+
+
+def _aiter_module_of(error: Exception) -> str:
+    """The AITER module whose code was running when `error` was raised, innermost; "" if none was."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((module for module in reversed(modules) if module.split(".")[0] == "aiter"), "")
+
+
+def _triton_version() -> str:
+    return getattr(sys.modules.get("triton"), "__version__", "(absent)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps an import of AITER from talking: it switches on Triton's autotuning reports and uses deprecated Triton options."""
+    name = "TRITON_PRINT_AUTOTUNING"
+    chosen = os.environ.get(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            yield
+        finally:
+            if chosen is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = chosen

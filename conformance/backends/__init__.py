@@ -1,0 +1,82 @@
+"""Systems under test. A backend is one function `attend(case, inputs)`, in one file here or named `package.module:function`.
+
+It returns the output tensor [T, Hq, D], or `(out, lse)` with lse [T, Hq], or an `Answer` that says more. To decline a
+case it raises `Unsupported`. Nothing else is needed; a module here may also define `TARGETS` and `prepare`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from conformance.aiter_source import AiterSource
+from conformance.case import Case
+from conformance.dispatch import Unsupported
+from conformance.inputs import Inputs
+from conformance.rounding import RoundingProfile
+from conformance.targets import Target
+
+__all__ = ["Answer", "Backend", "UnknownBackend", "Unsupported", "load", "names"]
+
+
+class UnknownBackend(Exception):
+    """A backend that cannot be found or is not callable, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backend computed: `out` [T, Hq, D], `lse` [T, Hq] or None, which path, and what that path rounds."""
+
+    out: Tensor
+    lse: Tensor | None = None
+    path: str = ""
+    profile: RoundingProfile | None = None
+
+
+Attend = Callable[[Case, Inputs], "Answer | Tensor | tuple[Tensor, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A loaded backend. `targets` says where it can run, the default first where no GPU is there."""
+
+    name: str
+    attend: Attend
+    targets: tuple[str, ...] = ("cpu", "gpu", "interpreter")
+    needs_aiter: bool = False
+    prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
+
+    def answer(self, case: Case, inputs: Inputs) -> Answer:
+        """What the backend computes, whichever way it returned it. Raises what the backend raises."""
+        returned = self.attend(case, inputs)
+        if isinstance(returned, Answer):
+            return returned
+        if isinstance(returned, Tensor):
+            return Answer(returned)
+        if isinstance(returned, tuple) and len(returned) == 2 and all(isinstance(x, Tensor) for x in returned):
+            return Answer(*returned)
+        raise TypeError(f"a backend returns out, (out, lse) or an Answer, not {type(returned).__name__}")
+
+
+def names() -> list[str]:
+    """The backends that come with the suite."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+def load(name: str) -> Backend:
+    """The backend of that name, or the function `package.module:function`. Raises UnknownBackend."""
+    if ":" in name:
+        try:
+            attend: Any = pkgutil.resolve_name(name)
+        except Exception as e:  # whatever a stranger's module does when it is imported
+            raise UnknownBackend(f"backend {name} cannot be loaded: {e}") from e
+        if not callable(attend):
+            raise UnknownBackend(f"backend {name} is not a function")
+        return Backend(name, attend)
+    if name not in names():
+        raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, getattr(module, "prepare", None))

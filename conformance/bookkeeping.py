@@ -1,0 +1,125 @@
+"""What the controlling process of a run keeps: which cases were planned, what came of them, and the record."""
+
+from collections import Counter
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from conformance.record import Writer
+from conformance.status import Status
+from conformance.summary import footer_lines, header_lines, progress_word
+from conformance.system import System
+
+SUITE = "::test_conforms["
+"""What the node id of a conformance test holds, from wherever the suite was collected."""
+
+NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+class Bookkeeper:
+    """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
+
+    def __init__(self, system: System, title: str, record: Path | None) -> None:
+        self.system, self.title = system, title
+        self.writer = Writer(record) if record else None
+        self.started = monotonic()
+        self.planned: list[str] = []  # case ids
+        self.results: dict[str, dict[str, Any]] = {}  # by case id
+        self.has_header = False
+        self.closed = False
+
+    # -- what is planned --------------------------------------------------------------------------------------------
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly:
+            self._plan(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self._plan(ids)
+
+    def _plan(self, nodeids: Any) -> None:
+        self.planned = [_case_id(nodeid) for nodeid in nodeids if SUITE in nodeid]
+
+    # -- what came of it --------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)  # before the terminal asks for the word that shows it
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if SUITE not in report.nodeid:
+            return
+        properties: dict[str, Any] = dict(report.user_properties)
+        if report.when == "call" and "status" in properties:
+            environment = properties.pop("environment", None)
+            self._take(properties, environment)
+        elif report.failed:  # the worker died over it, or a fixture failed
+            status = Status.CRASH if report.when == "???" else Status.ERROR
+            reason = str(report.longrepr).strip().splitlines()[-1]
+            self._take({"case": _case_id(report.nodeid), "status": str(status), "reason": reason}, None)
+
+    def _take(self, result: dict[str, Any], environment: dict[str, str] | None) -> None:
+        self.results[result["case"]] = result
+        if self.writer:
+            if not self.has_header:
+                self.has_header = True
+                run = {"title": self.title, "backend": self.system.backend.name, "options": self.system.options}
+                if source := self.system.source:
+                    run["aiter"] = {"version": source.version, "commit": source.commit, "origin": source.origin}
+                self.writer.header(len(self.planned), run, environment or {})
+            self.writer.case(**result)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.closed = True
+        if not self.planned:
+            if self.writer:
+                self.writer.discard()
+            return
+        if self.writer and self.complete:
+            self.writer.footer(self.counts, monotonic() - self.started)
+        if not self.complete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        elif not self.anything_ran:
+            session.exitstatus = NOTHING_RAN
+
+    @property
+    def counts(self) -> Counter[str]:
+        counted = Counter(result["status"] for result in self.results.values())
+        counted[Status.NOT_RUN] += len(self.planned) - len(self.results)
+        return +counted
+
+    @property
+    def complete(self) -> bool:
+        return set(self.planned) == set(self.results)
+
+    @property
+    def anything_ran(self) -> bool:
+        return bool(set(self.counts) - {Status.NOT_RUN, Status.UNSUPPORTED})
+
+    # -- what the terminal shows ------------------------------------------------------------------------------------
+
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
+        asked = any("conformance" in arg and "suite" in arg for arg in config.args)
+        return header_lines(self.system, self.title) if asked else []
+
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
+        if SUITE not in report.nodeid or report.when != "call":
+            return None
+        result = dict(report.user_properties)
+        status = Status(result.get("status", Status.ERROR))
+        letter = {Status.PASS: ".", Status.UNSUPPORTED: "u"}.get(status, status[0])
+        category = {Status.PASS: "passed", Status.UNSUPPORTED: "unsupported"}.get(status, "failed")
+        if self.closed:
+            return category, letter, str(status)
+        return category, letter, progress_word(result, len(self.results), len(self.planned), monotonic() - self.started)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.planned:
+            terminalreporter.section("conformance")
+            for line in footer_lines(self):
+                terminalreporter.write_line(line)
+
+
+def _case_id(nodeid: str) -> str:
+    return nodeid.partition("[")[2].rstrip("]")

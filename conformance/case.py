@@ -1,0 +1,199 @@
+"""A case: one attention call, fully described."""
+
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from itertools import accumulate, groupby
+
+from conformance.rounding import DTYPES
+
+LAYOUTS = ("contiguous", "packed", "interleaved")
+"""How K and V share memory: apart; side by side in one row, as vLLM stores them; page by page."""
+
+REGIMES = ("random", "needle", "poison.pages", "poison.tails", "poison.garbage")
+"""How the inputs are made: see `conformance.inputs`."""
+
+
+class BadCase(ValueError):
+    """A case id or a combination of fields that describes no attention call."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One attention call over a paged KV cache; its id round-trips: `Case.parse(case.id) == case`.
+
+    `query_lens` and `seq_lens` have one entry a sequence; a sequence length counts all keys, those of its own query
+    tokens included. Query lengths above the sequence length are legal: servers pad captured batches so.
+    """
+
+    causal: bool
+    dtype: str
+    query_lens: tuple[int, ...]
+    seq_lens: tuple[int, ...]
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    page_size: int
+    layout: str = "contiguous"
+    regime: str = "random"
+    window: tuple[int, int] = (-1, -1)
+    softcap: float = 0.0
+    alibi: bool = False
+    sinks: bool = False
+    table_width: int = 1  # times the pages that the longest sequence needs
+
+    def __post_init__(self) -> None:
+        if not self.query_lens or len(self.query_lens) != len(self.seq_lens):
+            raise BadCase(f"{len(self.query_lens)} query lengths do not go with {len(self.seq_lens)} sequence lengths")
+        if min(self.query_lens) < 0 or min(self.seq_lens) < 0 or not any(self.query_lens):
+            raise BadCase("lengths must not be negative, and some sequence must have a query")
+        if min(self.q_heads, self.kv_heads, self.head_dim, self.page_size, self.table_width) < 1:
+            raise BadCase("heads, head dimension, page size and table width must be positive")
+        if self.q_heads % self.kv_heads:
+            raise BadCase(f"{self.q_heads} query heads cannot share {self.kv_heads} KV heads evenly")
+        if min(self.window) < -1 or self.softcap < 0:
+            raise BadCase("a window side is a number of keys or -1 for unbounded; softcap is not negative")
+        for name, value, known in (
+            ("dtype", self.dtype, DTYPES),
+            ("layout", self.layout, LAYOUTS),
+            ("regime", self.regime, REGIMES),
+        ):
+            if value not in known:
+                raise BadCase(f"{name} {value!r} is none of {', '.join(known)}")
+
+    @property
+    def batch(self) -> int:
+        return len(self.query_lens)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.query_lens)
+
+    @property
+    def gqa_ratio(self) -> int:
+        return self.q_heads // self.kv_heads
+
+    @property
+    def query_starts(self) -> tuple[int, ...]:
+        """First packed query row of every sequence, and the total: B + 1 entries."""
+        return tuple(accumulate(self.query_lens, initial=0))
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """Pages that each sequence occupies."""
+        return tuple(-(-n // self.page_size) for n in self.seq_lens)
+
+    @property
+    def id(self) -> str:
+        """Readable, safe for `pytest -k`, and stable for ever: a new field shows only where it is not its default."""
+        words = [
+            "decode",
+            "causal" if self.causal else "noncausal",
+            self.dtype,
+            f"b{self.batch}",
+            f"q{_write_lengths(self.query_lens)}",
+            f"h{self.q_heads}:{self.kv_heads}",
+            f"d{self.head_dim}",
+            f"p{self.page_size}",
+            f"kv{_write_lengths(self.seq_lens)}",
+        ]
+        words += [word for token in _OPTIONAL if (word := token.write(self)) is not None]
+        return "-".join([*words, self.layout, self.regime])
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """The case that an id names. Raises BadCase, with the part that it could not read."""
+        match = _REQUIRED.fullmatch(text)
+        if match is None:
+            raise BadCase(f"not a case id: {text!r} (a case id reads like {EXAMPLE})")
+        part = match.groupdict()
+        batch = int(part["batch"])
+        optional = {}
+        for word in filter(None, part["optional"].split("-")):
+            token = next((t for t in _OPTIONAL if re.fullmatch(t.pattern, word)), None)
+            if token is None:
+                raise BadCase(f"{word!r} means nothing in case id {text!r}")
+            optional[token.field] = token.read(word)
+        case = cls(
+            causal=part["mode"] == "causal",
+            dtype=part["dtype"],
+            query_lens=_read_lengths(part["q"], batch),
+            seq_lens=_read_lengths(part["kv"], batch),
+            q_heads=int(part["q_heads"]),
+            kv_heads=int(part["kv_heads"]),
+            head_dim=int(part["head_dim"]),
+            page_size=int(part["page_size"]),
+            layout=part["layout"],
+            regime=part["regime"],
+            **optional,
+        )
+        if case.id != text:
+            raise BadCase(f"{text!r} is written {case.id!r}")
+        return case
+
+
+EXAMPLE = "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random"
+
+_REQUIRED = re.compile(
+    r"decode-(?P<mode>causal|noncausal)-(?P<dtype>\w+)-b(?P<batch>\d+)-q(?P<q>[\dx+]+)-h(?P<q_heads>\d+):(?P<kv_heads>\d+)"
+    r"-d(?P<head_dim>\d+)-p(?P<page_size>\d+)-kv(?P<kv>[\dx+]+)(?P<optional>(?:-[a-z][\w.:]*)*)"
+    r"-(?P<layout>[a-z]+)-(?P<regime>[a-z.]+)"
+)
+
+
+@dataclass(frozen=True)
+class _Token:
+    """How an optional field shows in an id: the shape of its word, and how to write and read it."""
+
+    field: str
+    pattern: str
+    show: Callable[..., str]
+    read: Callable[[str], object]
+
+    def write(self, case: Case) -> str | None:
+        value = getattr(case, self.field)
+        return None if value == _DEFAULTS[self.field] else self.show(value)
+
+
+def _side(text: str) -> int:
+    return -1 if text == "inf" else int(text)
+
+
+def _window(word: str) -> tuple[int, int]:
+    left, right = word[1:].split(":")
+    return _side(left), _side(right)
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Case) if f.default is not MISSING}
+_OPTIONAL = (
+    _Token(
+        "window",
+        r"w(\d+|inf):(\d+|inf)",
+        lambda sides: "w" + ":".join("inf" if side < 0 else str(side) for side in sides),
+        _window,
+    ),
+    _Token("softcap", r"softcap[\d.]+", lambda cap: f"softcap{cap:g}", lambda word: float(word[7:])),
+    _Token("alibi", r"alibi", lambda _: "alibi", lambda _: True),
+    _Token("sinks", r"sinks", lambda _: "sinks", lambda _: True),
+    _Token("table_width", r"table\d+x", lambda times: f"table{times}x", lambda word: int(word[5:-1])),
+)
+
+
+def _write_lengths(lengths: tuple[int, ...]) -> str:
+    """`16` for a uniform batch, else runs: `1x3+17` for (1, 1, 1, 17)."""
+    runs = [(value, len(list(same))) for value, same in groupby(lengths)]
+    if len(runs) == 1:
+        return str(runs[0][0])
+    return "+".join(str(value) if count == 1 else f"{value}x{count}" for value, count in runs)
+
+
+def _read_lengths(text: str, batch: int) -> tuple[int, ...]:
+    runs = [run.split("x") for run in text.split("+")]
+    if any(len(run) > 2 or not all(part.isdigit() for part in run) for run in runs):
+        raise BadCase(f"not a list of lengths: {text!r} (write 16, or 1+5+16, or 1x3+17)")
+    if len(runs) == 1 and len(runs[0]) == 1:
+        return (int(text),) * batch
+    lengths = tuple(int(run[0]) for run in runs for _ in range(int(run[1]) if len(run) == 2 else 1))
+    if len(lengths) != batch:
+        raise BadCase(f"{text!r} gives {len(lengths)} lengths for a batch of {batch}")
+    return lengths

@@ -1,0 +1,19 @@
+"""The AITER-backed attention dispatch, standalone: what vLLM's ROCm backend does since PR 39703.
+
+`MetadataBuilder` turns a scheduled batch into `AttentionMetadata`; `forward` picks AITER's kernel by it.
+"""
+
+from conformance.dispatch.builder import MetadataBuilder
+from conformance.dispatch.forward import AttentionLayer, Dispatched, Unsupported, forward, supports_non_causal
+from conformance.dispatch.metadata import AttentionMetadata, ScheduledBatch
+
+__all__ = [
+    "AttentionLayer",
+    "AttentionMetadata",
+    "Dispatched",
+    "MetadataBuilder",
+    "ScheduledBatch",
+    "Unsupported",
+    "forward",
+    "supports_non_causal",
+]

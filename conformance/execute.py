@@ -1,0 +1,85 @@
+"""Running one case: inputs, backend, oracle, verdict."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from conformance.backends import Backend, Unsupported
+from conformance.case import Case
+from conformance.inputs import Inputs, make
+from conformance.judge import Verdict, judge
+from conformance.status import Status
+from conformance.targets import Target
+from reference import Attention
+from reference import attend as oracle
+
+
+def run(case: Case, backend: Backend, target: Target) -> Verdict:
+    """The verdict on a case; what the backend raises becomes a status, never an exception."""
+    try:
+        inputs = make(case).to(target.device)
+        started = perf_counter()
+        with _uninitialised_memory_is_nan():
+            answer = backend.answer(case, inputs)
+            if target.kind == "gpu":
+                torch.cuda.synchronize()
+        seconds = perf_counter() - started
+        verdict = judge(case, _want(case, inputs), answer.out, answer.lse, answer.profile)
+        return replace(verdict, path=answer.path, seconds=seconds)
+    except Exception as error:  # a kernel, a compiler or a driver may raise anything
+        return Verdict(_status_of(error), _sentence(error))
+
+
+def _want(case: Case, inputs: Inputs) -> Attention:
+    return oracle(
+        inputs.q,
+        inputs.k_cache,
+        inputs.v_cache,
+        inputs.block_table,
+        inputs.seq_lens,
+        inputs.query_start_loc,
+        scale=inputs.scale,
+        causal=case.causal,
+        window=case.window,
+        softcap=case.softcap,
+        alibi_slopes=inputs.alibi_slopes,
+        sinks=inputs.sinks,
+        sums=True,
+    )
+
+
+@contextmanager
+def _uninitialised_memory_is_nan() -> Iterator[None]:
+    """Every buffer that torch hands out uninitialised holds NaN: what a kernel forgets to write shows in its output."""
+    memory: Any = torch.utils.deterministic
+    fill, mode = memory.fill_uninitialized_memory, torch.get_deterministic_debug_mode()
+    memory.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        memory.fill_uninitialized_memory = fill
+        torch.set_deterministic_debug_mode(mode)
+
+
+def _status_of(error: Exception) -> Status:
+    if isinstance(error, Unsupported | NotImplementedError):
+        return Status.UNSUPPORTED
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Status.RESOURCE
+    return Status.ERROR
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of the error, and where it was raised."""
+    message = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, Unsupported):
+        return message
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = "/".join(frame.filename.split("/")[-3:])
+    return f"{type(error).__name__}: {message} ({where}:{frame.lineno} in {frame.name})"

@@ -1,0 +1,68 @@
+"""A verdict that is not a pass, as a person should read it."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from conformance.case import Case
+from conformance.judge import Verdict, Worst, locate
+
+
+def text(case: Case, verdict: Verdict, system: str, repro: str) -> str:
+    """What is wrong, where, and the command that shows it again."""
+    path = f"{verdict.path}, " if verdict.path else ""
+    name, _, place = system.partition(" on ")
+    lines = [f"{verdict.status}  {name} ({path}{place})   {case.id}"]
+    if verdict.reason:
+        lines.append(f"  what    {verdict.reason}")
+    if verdict.worst is not None:
+        lines.append(f"  worst   {_worst(verdict.worst, verdict)}")
+    if verdict.wrong is not None:
+        lines.append(f"  where   {where(case, verdict.wrong)}")
+    return "\n".join([*lines, f"  repro   {repro}"])
+
+
+def _worst(worst: Worst, verdict: Verdict) -> str:
+    what = "lse" if worst.dim is None else "out"
+    dim = "" if worst.dim is None else f", dim {worst.dim}"
+    place = f"{what}[seq {worst.sequence}, query {worst.query}, head {worst.head}{dim}]"
+    shown = f"{place} = {worst.got:.4g}, want {worst.want:.4g}"
+    if verdict.figures is None:
+        return shown
+    error = f"|err| {abs(worst.got - worst.want):.1e} = {worst.ratio:.3g} x bound"
+    return f"{shown}   {error}; noise ratio {verdict.figures.noise:.3g}, worst row {verdict.figures.row_noise:.3g}"
+
+
+def where(case: Case, wrong: Tensor) -> str:
+    """Which sequences, queries and heads have wrong rows; `wrong` is bool [T, Hq]."""
+    tokens = [locate(case, int(t)) for t in wrong.any(1).nonzero()[:, 0]]
+    heads = [int(h) for h in wrong.any(0).nonzero()[:, 0]]
+    return "; ".join(
+        (
+            _among("sequence", {b for b, _ in tokens}, (b for b, m in enumerate(case.query_lens) if m)),
+            _among("query", {i for _, i in tokens}, range(max(case.query_lens))),
+            _among("head", set(heads), range(case.q_heads)),
+            f"{float(wrong.double().mean()):.1%} of all rows",
+        )
+    )
+
+
+def _among(noun: str, some: set[int], every: Iterable[int]) -> str:
+    """`every head`, or `heads 8-15 of 32`."""
+    count = len(everything := set(every))
+    if some == everything:
+        return f"every {noun}"
+    plural = {"query": "queries"}.get(noun, noun + "s")
+    return f"{noun if len(some) == 1 else plural} {_ranges(sorted(some))} of {count}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0, 8-15` for [0, 8, 9, ..., 15]; at most six ranges."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:6]]
+    return ", ".join(shown) + (", ..." if len(runs) > 6 else "")

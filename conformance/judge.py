@@ -1,0 +1,214 @@
+"""From an output to a verdict: the only place that knows what error is allowed.
+
+Two rules, both derived from the rounding that a kernel declares (`RoundingProfile`), neither tuned to a kernel:
+
+* no element may exceed its worst-case bound `E` (`error_bound`);
+* the error energy of a row, and of the case, may not exceed what rounding explains (`noise_variance`): the bound grows
+  with `sum p |v|`, real noise only with `sqrt(sum p^2 v^2)`, so at long contexts the bound alone would let a whole lost
+  key pass.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from conformance.case import Case
+from conformance.rounding import HALF_SUBNORMAL_SPACING, UNIT_ROUNDOFF, RoundingProfile
+from conformance.status import Status
+from reference import Attention, RoundingSums
+
+U32 = UNIT_ROUNDOFF["fp32"]
+
+MEAN_SQUARE_ROUNDING = 0.18
+"""Mean square of the relative error of rounding to nearest, in units of u^2, over mantissas as they occur."""
+
+CASE_NOISE_LIMIT = 1.25
+"""Root mean square error of a case over that of its rounding; correct kernels stay below 1."""
+
+ROW_NOISE_LIMIT = 6.0
+"""The same for one (query, head) row, whose D errors share a few dominant weights and so scatter far more."""
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The element, or the row, that is furthest off."""
+
+    sequence: int
+    query: int
+    head: int
+    dim: int | None
+    got: float
+    want: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How close an output came to what is allowed; recorded for passes too, so that drift shows before it fails."""
+
+    bound: float  # max |error| / E
+    noise: float  # of the case
+    row_noise: float  # of the worst row
+    lse: float | None = None  # max |lse error| / its bound
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A status, and what led to it."""
+
+    status: Status
+    reason: str = ""
+    figures: Figures | None = None
+    worst: Worst | None = None
+    wrong: Tensor | None = None  # bool [T, Hq]: rows that break a rule
+    path: str = ""
+    seconds: float | None = None
+
+
+def judge(
+    case: Case, want: Attention, out: Tensor, lse: Tensor | None = None, profile: RoundingProfile | None = None
+) -> Verdict:
+    """Judge `out` [T, Hq, D] and, where given, `lse` [T, Hq] (natural logarithm) against the oracle's `want`.
+
+    Checks in order: shape, dtype, finite (an element never written is NaN, as buffers are handed out), bound, noise,
+    lse. The first that fails names the status. Without a profile, that of a flash-attention kernel is assumed.
+    """
+    profile = profile or RoundingProfile.flash(case.dtype)
+    if malformed := _malformed(case, out, lse):
+        return Verdict(Status.MALFORMED, malformed)
+    got = out.double()
+    if not bool(got.isfinite().all()):
+        return _nonfinite(case, got, want.out)
+
+    error = (got - want.out).abs()
+    over = _ratio(error, error_bound(want, profile, case))
+    row_energy = _energy(error, noise_variance(want, profile, case))
+    row_noise = row_energy.sqrt()
+    figures = Figures(float(over.max()), float(row_energy.mean().sqrt()), float(row_noise.max()))
+    wrong = (over > 1).any(-1) | (row_noise > ROW_NOISE_LIMIT)
+    worst = _worst_element(case, torch.where(wrong[..., None], over, 0.0) if wrong.any() else over, got, want.out)
+    if wrong.any():
+        rule = "an element exceeds its error bound" if figures.bound > 1 else "a row has more error than rounding makes"
+        return Verdict(Status.MISMATCH, rule, figures, worst, wrong)
+    if figures.noise > case_noise_limit(row_noise.numel()):
+        return Verdict(Status.MISMATCH, "the case has more error than rounding makes", figures, worst)
+    if lse is not None:
+        ratio, worst_lse = _judge_lse(case, lse.double(), want, profile)
+        figures = replace(figures, lse=ratio)
+        if ratio > 1:
+            return Verdict(Status.MISMATCH, "an lse exceeds its error bound", figures, worst_lse)
+    return Verdict(Status.PASS, "", figures, worst)
+
+
+def case_noise_limit(rows: int) -> float:
+    """CASE_NOISE_LIMIT for many rows; for few, one of them may be at its own limit."""
+    return math.sqrt(CASE_NOISE_LIMIT**2 + ROW_NOISE_LIMIT**2 / rows)
+
+
+def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
+    """Worst-case error of each output element under the declared rounding, [T, Hq, D] (NUMERICS section 3).
+
+    E = u_out |o| + u_p S1 + (u_q + (D + 8) u_32) (sum p A |v| + |o| sum p A) + 2^-20 S1 + underflow, S1 = sum p |v|.
+    """
+    sums, o = _sums(want), want.out.abs()
+    u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
+    scores = sums.weighted_score_v + o * sums.weighted_score[..., None]
+    bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
+    # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
+    bound += HALF_SUBNORMAL_SPACING[profile.p] * sums.visible_v + HALF_SUBNORMAL_SPACING[profile.out]
+    # tanh goes through two exponentials and a division in float32, an absolute error in units of the cap
+    return bound + 8 * U32 * case.softcap * (sums.weighted_v + o)
+
+
+def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
+    """Mean square error of each output element that rounding to nearest explains, [T, Hq, D] (NUMERICS section 4).
+
+    0.18 u_out^2 o^2 + 0.18 u_p^2 sum p^2 v^2 + 0.18 u_q^2 sum p^2 B (v - o)^2 + (2^-22 S1)^2 + underflow.
+    """
+    sums = _sums(want)
+    u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
+    variance = MEAN_SQUARE_ROUNDING * (u_out**2 * want.out.square() + u_p**2 * sums.squared_v)
+    if profile.scaled_q:
+        variance += MEAN_SQUARE_ROUNDING * UNIT_ROUNDOFF[profile.scaled_q] ** 2 * sums.squared_score_deviation
+    # float32 work: accumulation, and scores whose error, relative to A, is about u_32 sqrt(D) rather than (D + 8) u_32
+    variance += (2.0**-22 * sums.weighted_v).square()
+    variance += case.head_dim * U32**2 * sums.squared_score_deviation
+    variance += (8 * U32 * case.softcap * sums.weighted_v).square()
+    # An error uniform within +-h has mean square h^2 / 3.
+    variance += HALF_SUBNORMAL_SPACING[profile.p] ** 2 / 3 * sums.visible_v_squared
+    return variance + HALF_SUBNORMAL_SPACING[profile.out] ** 2
+
+
+def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
+    """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
+    scores = _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap
+    return scores + 2.0**-20 + 4 * U32 * want.lse.abs()
+
+
+def _sums(want: Attention) -> RoundingSums:
+    if want.sums is None:
+        raise ValueError("the oracle's rounding sums are needed to judge")
+    return want.sums
+
+
+def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
+    """Relative error of a score, in units of A_k: a float32 dot product of D terms, and q rounded before it."""
+    u_q = UNIT_ROUNDOFF[profile.scaled_q] if profile.scaled_q else 0.0
+    return u_q + (case.head_dim + 8) * U32
+
+
+def _malformed(case: Case, out: Tensor, lse: Tensor | None) -> str:
+    shape = (case.tokens, case.q_heads, case.head_dim)
+    if tuple(out.shape) != shape:
+        return f"output has shape {list(out.shape)}, not {list(shape)}"
+    if (dtype := str(out.dtype).removeprefix("torch.")) != {"bf16": "bfloat16", "fp16": "float16"}[case.dtype]:
+        return f"output is {dtype}, not {case.dtype}"
+    if lse is not None and tuple(lse.shape) != shape[:2]:
+        return f"lse has shape {list(lse.shape)}, not {list(shape[:2])}"
+    if lse is not None and lse.dtype != torch.float32:
+        return f"lse is {str(lse.dtype).removeprefix('torch.')}, not float32"
+    return ""
+
+
+def _nonfinite(case: Case, got: Tensor, want: Tensor) -> Verdict:
+    bad = ~got.isfinite()
+    nan, share = int(got.isnan().sum()), float(bad.double().mean())
+    reason = f"{int(bad.sum())} elements ({share:.1%}) are not finite, {nan} of them NaN"
+    worst = _worst_element(case, bad.double(), got, want)
+    return Verdict(Status.NONFINITE, reason, worst=worst, wrong=bad.any(-1))
+
+
+def _ratio(error: Tensor, bound: Tensor) -> Tensor:
+    """The error over its bound, where 0 / 0 is 0: an exact result is never over."""
+    return torch.where(error == 0, 0.0, error / bound)
+
+
+def _energy(error: Tensor, variance: Tensor) -> Tensor:
+    """Mean over D of error^2 / variance, [T, Hq]."""
+    return torch.where(error == 0, 0.0, error.square() / variance).mean(-1)
+
+
+def _worst_element(case: Case, score: Tensor, got: Tensor, want: Tensor) -> Worst:
+    token, head, dim = (int(x) for x in torch.unravel_index(score.argmax(), score.shape))
+    sequence, query = locate(case, token)
+    at = (token, head, dim)
+    return Worst(sequence, query, head, dim, float(got[at]), float(want[at]), float(score[at]))
+
+
+def _judge_lse(case: Case, lse: Tensor, want: Attention, profile: RoundingProfile) -> tuple[float, Worst]:
+    """Largest ratio of lse error to its bound; -inf must be met exactly."""
+    error = torch.where(lse == want.lse, 0.0, (lse - want.lse).abs())
+    over = _ratio(error, lse_bound(want, profile, case)).nan_to_num(nan=math.inf)
+    token, head = (int(x) for x in torch.unravel_index(over.argmax(), over.shape))
+    sequence, query = locate(case, token)
+    got, expected, ratio = (float(x[token, head]) for x in (lse, want.lse, over))
+    return ratio, Worst(sequence, query, head, None, got, expected, ratio)
+
+
+def locate(case: Case, token: int) -> tuple[int, int]:
+    """Sequence, and query within it, of a packed query row."""
+    starts = case.query_starts
+    sequence = max(b for b in range(case.batch) if starts[b] <= token and case.query_lens[b])
+    return sequence, token - starts[sequence]

@@ -1,0 +1,122 @@
+"""The pytest plugin that runs the suite: its options, its cases, and verdicts as the outcomes of tests."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from conformance import environment, manifest
+from conformance.bookkeeping import Bookkeeper
+from conformance.case import BadCase, Case
+from conformance.execute import run
+from conformance.failure import text
+from conformance.judge import Verdict
+from conformance.record import BadRecord, digest
+from conformance.status import Status
+from conformance.system import NotReady, System, choose
+from conformance.targets import Target
+
+CASES = pytest.StashKey[list[Case]]()
+SYSTEM = pytest.StashKey[System]()
+ENVIRONMENT_SENT = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options that choose the system under test and the cases."""
+    group = parser.getgroup("conformance", "conformance of paged attention")
+    group.addoption("--backend", help="the system under test: aiter, torch, or package.module:function")
+    group.addoption("--target", help="where it runs: gpu, interpreter[:gfx942|gfx950] or cpu")
+    group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
+    group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
+    group.addoption("--case", action="append", metavar="ID", help="run this case instead of a tier; may be repeated")
+    group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check what was asked for before anything is collected, so that a mistake is one sentence and not one a case."""
+    chosen, tier = config.getoption("case"), str(config.getoption("tier"))
+    try:
+        config.stash[CASES] = list(dict.fromkeys(map(Case.parse, chosen))) if chosen else manifest.cases(tier)
+        config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        if not hasattr(config, "workerinput"):
+            title = f"{len(config.stash[CASES])} chosen cases" if chosen else f"tier {tier}"
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
+    except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
+        raise pytest.UsageError(str(e)) from e
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test a case."""
+    if "conform" in metafunc.fixturenames:
+        cases = metafunc.config.stash[CASES]
+        metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+
+
+class Nonconformant(Exception):
+    """A verdict that fails a run; the message is the whole report."""
+
+
+class Declined(Exception):
+    """A case that the backend does not serve, and says so."""
+
+
+@pytest.fixture(scope="session")
+def started(pytestconfig: pytest.Config) -> Target | str:
+    """The target that the system under test runs on, or the sentence that says why it does not."""
+    try:
+        return pytestconfig.stash[SYSTEM].start()
+    except NotReady as e:
+        return str(e)
+
+
+@pytest.fixture
+def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[Case], None]:
+    """Runs a case and makes its verdict the outcome of the test."""
+
+    def conform(case: Case) -> None:
+        system = request.config.stash[SYSTEM]
+        if isinstance(started, str):
+            request.node.user_properties += _properties(case, Verdict(Status.NOT_RUN, started))
+            raise Nonconformant(f"{Status.NOT_RUN}  {started}")
+        verdict = run(case, system.backend, started)
+        request.node.user_properties += _properties(case, verdict)
+        if not request.config.stash.get(ENVIRONMENT_SENT, False):
+            request.config.stash[ENVIRONMENT_SENT] = True
+            request.node.user_properties.append(("environment", environment.describe(started)))
+        if verdict.status is Status.UNSUPPORTED:
+            raise Declined(verdict.reason)
+        if not verdict.status.conformant:
+            raise Nonconformant(text(case, verdict, f"{system.name} on {started.name}", system.repro(case.id)))
+
+    return conform
+
+
+def _properties(case: Case, verdict: Verdict) -> Iterator[tuple[str, object]]:
+    """The verdict as pytest carries it from a worker to the controller, and into a JUnit file."""
+    yield "case", case.id
+    yield "digest", digest(case)
+    yield "status", str(verdict.status)
+    for name in ("reason", "path"):
+        if text := getattr(verdict, name):
+            yield name, text
+    figures = asdict(verdict.figures) if verdict.figures else {}
+    for name, value in (figures | {"seconds": verdict.seconds}).items():
+        if value is not None:
+            yield name, float(f"{value:.4g}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A verdict's own text stands for the traceback; a declined case is no failure."""
+    report = yield
+    raised = call.excinfo.value if call.excinfo else None
+    if isinstance(raised, Nonconformant):
+        report.longrepr = str(raised)
+    elif isinstance(raised, Declined):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, str(raised))
+    return report

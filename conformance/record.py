@@ -1,0 +1,99 @@
+"""Records: what a run found, as JSON lines that are still readable when the run is cut short.
+
+A header (what ran, on what, how many cases were planned), a line a case as soon as it is known, and a footer with the
+counts. A record without its footer is incomplete, and `read` says so.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from conformance import inputs
+from conformance.case import Case
+from conformance.status import Status
+from reference import attention as oracle
+
+FORMAT = 1
+
+
+class BadRecord(Exception):
+    """A file that is no record, or a record that cannot be written, in one sentence."""
+
+
+def digest(case: Case) -> str:
+    """Key of a result: the case, how its inputs are made, and the oracle it is judged by."""
+    return hashlib.sha256(f"{case.id} inputs {inputs.VERSION} oracle {oracle.VERSION}".encode()).hexdigest()[:16]
+
+
+@dataclass
+class Writer:
+    """Writes a record line by line; a line is on disk as soon as its case is done."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            raise BadRecord(f"{self.path} exists and is kept: delete it, or record somewhere else")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("x", encoding="utf-8")
+        except OSError as e:
+            raise BadRecord(f"cannot record to {self.path}: {e.strerror}") from e
+
+    def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write("header", format=FORMAT, started=started, planned=planned, run=run, environment=environment)
+
+    def case(self, **figures: Any) -> None:
+        self._write("case", **figures)
+
+    def footer(self, counts: Counter[str], seconds: float) -> None:
+        self._write("footer", counts=dict(sorted(counts.items())), seconds=round(seconds, 1))
+
+    def discard(self) -> None:
+        """Take back a record in which nothing was written."""
+        self._file.close()
+        self.path.unlink()
+
+    def _write(self, kind: str, **content: Any) -> None:
+        self._file.write(json.dumps({"kind": kind, **content}) + "\n")
+        self._file.flush()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record read back. `complete` says that it has its footer and a result for every planned case."""
+
+    header: dict[str, Any]
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def counts(self) -> Counter[Status]:
+        return Counter(Status(case["status"]) for case in self.cases)
+
+
+def read(path: Path) -> Record:
+    """Read a record; one that was cut short, even within a line, keeps what it has. Raises BadRecord."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadRecord(f"cannot read {path}: {e}") from e
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as e:
+            if number < len(lines):
+                raise BadRecord(f"{path}, line {number}: not JSON ({e.msg})") from e
+    if not entries or not all(isinstance(e, dict) for e in entries) or entries[0].get("kind") != "header":
+        raise BadRecord(f"{path} is not a record: its first line is no header")
+    if entries[0].get("format") != FORMAT:
+        raise BadRecord(f"{path} has format {entries[0].get('format')!r}; this suite reads {FORMAT}")
+    cases = [e for e in entries if e["kind"] == "case"]
+    closed = entries[-1]["kind"] == "footer"
+    return Record(entries[0], cases, complete=closed and len(cases) == entries[0]["planned"])

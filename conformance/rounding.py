@@ -1,0 +1,26 @@
+"""Which intermediates a kernel rounds, and to what: the declaration that its error budget follows from."""
+
+from dataclasses import dataclass
+
+DTYPES = ("bf16", "fp16")
+"""Names of the element types of q, the caches and the output."""
+
+UNIT_ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
+"""Largest relative error of rounding to nearest: half the spacing of numbers just above 1."""
+
+HALF_SUBNORMAL_SPACING = {"bf16": 2.0**-134, "fp16": 2.0**-25, "fp32": 2.0**-150}
+"""Largest absolute error of rounding a number below the smallest normal one."""
+
+
+@dataclass(frozen=True)
+class RoundingProfile:
+    """What a kernel rounds, apart from accumulating in float32. Every field names a dtype of `UNIT_ROUNDOFF`."""
+
+    out: str  # the stored output
+    p: str  # softmax weights in the product with V
+    scaled_q: str | None = None  # q * scale * log2(e) before the product with K, where that is rounded
+
+    @classmethod
+    def flash(cls, dtype: str) -> "RoundingProfile":
+        """A flash-attention kernel on 16-bit input: float32 scores, weights rounded to the input's dtype."""
+        return cls(out=dtype, p=dtype)

@@ -1,0 +1,23 @@
+"""What can come of a case."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """One word for the outcome of a case; everything but PASS and UNSUPPORTED makes a run not conformant."""
+
+    PASS = "PASS"
+    MISMATCH = "MISMATCH"  # wrong numbers
+    NONFINITE = "NONFINITE"  # NaN or infinity, or an element never written
+    MALFORMED = "MALFORMED"  # wrong shape or dtype
+    UNSUPPORTED = "UNSUPPORTED"  # the backend declined, in so many words
+    ERROR = "ERROR"  # an exception
+    CRASH = "CRASH"  # the process died
+    TIMEOUT = "TIMEOUT"
+    RESOURCE = "RESOURCE"  # out of memory
+    NONDETERMINISTIC = "NONDETERMINISTIC"
+    NOT_RUN = "NOT RUN"
+
+    @property
+    def conformant(self) -> bool:
+        return self in (Status.PASS, Status.UNSUPPORTED)

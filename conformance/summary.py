@@ -1,0 +1,84 @@
+"""The lines a run prints about itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from conformance import __version__
+from conformance.status import Status
+from conformance.system import System
+
+if TYPE_CHECKING:
+    from conformance.bookkeeping import Bookkeeper
+
+FIGURES = {"bound": "error/bound", "noise": "noise", "row_noise": "noise of a row", "lse": "lse error/bound"}
+"""A result's figures, as a person reads them; the limits are in `conformance.judge`."""
+
+
+def header_lines(system: System, title: str) -> list[str]:
+    """What is about to run."""
+    lines = [f"conformance {__version__}: {title}, backend {system.backend.name}, target {system.target_spec}"]
+    if system.source:
+        lines.append(f"AITER {system.source.described}, {system.source.root}")
+    elif system.defaulted:
+        lines.append("No AITER is installed: PyTorch's own attention stands in for it. This says nothing about AITER.")
+    return lines
+
+
+def progress_word(result: dict[str, Any], done: int, planned: int, elapsed: float) -> str:
+    """`PASS bound 0.38 noise 0.92, 12/52, 1m10s left`."""
+    word = result["status"]
+    if "bound" in result:
+        word += f" bound {result['bound']:.2g} noise {result['noise']:.2g}"
+    left = elapsed / done * (planned - done)
+    return f"{word}, {done}/{planned}" + (f", {duration(left)} left" if done < planned else "")
+
+
+def duration(seconds: float) -> str:
+    """`48s`, `1m10s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def footer_lines(books: Bookkeeper) -> list[str]:
+    """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
+    counts, planned = books.counts, len(books.planned)
+    ran = planned - counts[Status.NOT_RUN] - counts[Status.UNSUPPORTED]
+    lines = [f"{books.system.name}: {ran} of {planned} cases run: " + ", ".join(
+        f"{counts[status]} {status}" for status in Status if counts[status])]  # fmt: skip
+    for status in (Status.UNSUPPORTED, Status.NOT_RUN):
+        lines += _reasons(books.results.values(), status)
+    passes = [r for r in books.results.values() if r["status"] == Status.PASS]
+    by_path = defaultdict(list)
+    for result in passes:
+        by_path[result.get("path", "")].append(result)
+    for path, some in sorted(by_path.items()):
+        largest = ", ".join(
+            f"{shown} {max(r[key] for r in some if key in r):.3g}"
+            for key, shown in FIGURES.items()
+            if any(key in r for r in some)
+        )
+        lines.append(f"largest among {len(some)} passes{' on ' + path if path else ''}: {largest}")
+    if books.writer:
+        lines.append(f"record: {books.writer.path}")
+    return [*lines, _verdict(books)]
+
+
+def _reasons(results: Any, status: Status) -> list[str]:
+    reasons: dict[str, int] = defaultdict(int)
+    for result in results:
+        if result["status"] == status:
+            reasons[result.get("reason", "")] += 1
+    return [f"{count} {status}: {reason}" for reason, count in reasons.items()]
+
+
+def _verdict(books: Bookkeeper) -> str:
+    if not books.complete:
+        return f"INCOMPLETE: {len(books.planned) - len(books.results)} planned cases have no result."
+    if not books.anything_ran:
+        return "NOTHING RAN."
+    failed = sum(count for status, count in books.counts.items() if not Status(status).conformant)
+    if failed:
+        return f"NOT CONFORMANT: {failed} of {len(books.planned)} cases fail."
+    return "CONFORMANT."

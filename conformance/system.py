@@ -1,0 +1,62 @@
+"""The system under test: which backend, on which target, with which AITER. One per process."""
+
+import shlex
+from dataclasses import dataclass
+
+import torch
+
+from conformance import backends
+from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate
+from conformance.targets import Target, TargetError, activate
+
+NotReady = (backends.UnknownBackend, AiterNotFound, AiterNotLoadable, TargetError)
+"""What `choose` and `System.start` raise: each one clear sentence about why nothing can run."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A choice that has been checked as far as that goes without importing AITER or touching a GPU."""
+
+    backend: backends.Backend
+    target_spec: str
+    source: AiterSource | None
+    options: tuple[str, ...]  # the command-line options that choose this system again
+    defaulted: bool  # no backend was named and no AITER is installed
+
+    @property
+    def name(self) -> str:
+        """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
+        return f"{self.backend.name} {self.source.version}" if self.source else self.backend.name
+
+    def start(self) -> Target:
+        """Activate the target and import the kernels. Raises one of `NotReady`."""
+        target = activate(self.target_spec)
+        if self.backend.prepare is not None:
+            self.backend.prepare(self.source, target)
+        return target
+
+    def repro(self, case_id: str) -> str:
+        """The command that runs one case on this system again."""
+        return shlex.join(["python", "-m", "conformance", "run", *self.options, "--case", case_id])
+
+
+def choose(backend: str | None, target: str | None, aiter: str | None) -> System:
+    """Fill in what was not named.
+
+    The backend is `aiter` where an AITER is named or installed, else `torch`. The target is the GPU where torch sees
+    one, else the backend's own choice. Raises one of `NotReady`.
+    """
+    source = locate(aiter)
+    name = backend or ("aiter" if source else "torch")
+    loaded = backends.load(name)
+    if loaded.needs_aiter and source is None:
+        raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+    if aiter and not loaded.needs_aiter and ":" not in name:
+        raise backends.UnknownBackend(f"backend {name} does not use AITER: leave out --aiter, or --backend {name}")
+    spec = target or ("gpu" if torch.cuda.is_available() else loaded.targets[0])
+    if spec.split(":")[0] not in loaded.targets:
+        raise TargetError(f"backend {name} does not run on target {spec}: choose {' or '.join(loaded.targets)}")
+    options = [word for key, value in (("--backend", name), ("--target", spec), ("--aiter", aiter)) if value
+               for word in (key, value)]  # fmt: skip
+    uses_aiter = loaded.needs_aiter or aiter is not None
+    return System(loaded, spec, source if uses_aiter else None, tuple(options), defaulted=not backend and not source)

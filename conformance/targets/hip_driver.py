@@ -1,0 +1,55 @@
+"""A stand-in for Triton's HIP driver, so that Triton takes a machine without an AMD GPU for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+WAVEFRONT = 64
+"""Threads of a wavefront on every CDNA GPU."""
+
+COMPUTE_UNITS = {"gfx942": 304, "gfx950": 256}
+"""Compute units of MI300X and MI350X, by the architecture that Triton names."""
+
+
+class HipDriver:
+    """Answers what kernels ask of a driver at import and at launch: one HIP device of the given arch, number 0.
+
+    It is duck-typed on Triton's `DriverBase`: Triton checks no type, and a base class would import Triton with this module.
+    """
+
+    def __init__(self, arch: str) -> None:
+        self.arch = arch
+
+    def get_current_target(self) -> Any:
+        """Triton's `GPUTarget` of this arch."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("hip", self.arch, WAVEFRONT)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, device: int) -> None:
+        """There is one device only, so there is nothing to choose."""
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
+        """The (major, minor) pair that torch reports for this arch: (9, 4) for gfx942."""
+        return int(self.arch[3:-2]), int(self.arch[-2], 16)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        """A benchmarker that runs the kernel once and times nothing: any config is as good as another without a GPU."""
+
+        def run_once(kernel_call: Callable[[], object], *, quantiles: list[float] | None = None, **_: object) -> list[float]:
+            kernel_call()
+            return [0.0] * len(quantiles or [0.5])
+
+        return run_once

@@ -1,0 +1,281 @@
+"""The oracle: paged-KV attention in float64, and the sums that error budgets are made of."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from reference.paging import gather_pages, padded_rows
+from reference.visibility import diagonal, visible
+
+VERSION = 1
+"""Part of every result's digest: raise it when a result of `attend` can change by more than float64 rounding."""
+
+TILE_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+"""Size of a tile, its scores with its keys and values in float64: about a CPU's cache, and enough work for a GPU."""
+
+
+@dataclass(frozen=True)
+class RoundingSums:
+    """What the rounding errors of a kernel scale with; p are the exact softmax weights, o the exact output.
+
+    `A_k = scale * sum_d |q_d k_kd|` bounds a score, `B_k = scale**2 * sum_d q_d**2 k_kd**2` is its noise energy.
+    All float64; [T, Hq, D] unless stated.
+    """
+
+    weighted_v: Tensor  # sum_k p_k |v_k|
+    weighted_score_v: Tensor  # sum_k p_k A_k |v_k|
+    weighted_score: Tensor  # sum_k p_k A_k                        [T, Hq]
+    squared_v: Tensor  # sum_k p_k^2 v_k^2
+    squared_score_deviation: Tensor  # sum_k p_k^2 B_k (v_k - o)^2
+    visible_v: Tensor  # sum_k |v_k| / l, over visible keys; l is the denominator relative to the row maximum
+    visible_v_squared: Tensor  # sum_k v_k^2 / l^2
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Exact attention: `out` [T, Hq, D] and `lse` [T, Hq] (natural logarithm of the denominator), float64."""
+
+    out: Tensor
+    lse: Tensor
+    sums: RoundingSums | None = None
+
+
+@torch.no_grad()
+def attend(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    *,
+    scale: float,
+    causal: bool,
+    window: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    sums: bool = False,
+    tile_bytes: int | None = None,
+) -> Attention:
+    """Attention of `q` [T, Hq, D] over paged caches [num_blocks, block_size, Hkv, D] of any strides.
+
+    Sequence b owns queries `query_start_loc[b]:query_start_loc[b + 1]` and keys `0 <= j < seq_lens[b]`; key j lies in
+    page `block_table[b, j // block_size]`, row `j % block_size`. Query head h reads KV head `h // (Hq // Hkv)`.
+    Query i of m stands at `n - m + i`: that is its causal bound, the centre of its window and the origin of its ALiBi
+    bias `slope[h] * (j - (n - m + i))`. `softcap > 0` maps a score s to `softcap * tanh(s / softcap)`, before the bias.
+    `sinks` [Hq] adds `exp(sink)` to the denominator alone; `k_descale`, `v_descale` [B, Hkv] scale the stored values.
+    A query that sees no key yields output 0 and lse -inf (its sink, if there is one).
+
+    The stored low-precision values are exact. Keys are visited in tiles of about `tile_bytes` with a running maximum
+    (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018), so memory does not grow with their count.
+    With `sums=True` the result holds `RoundingSums`.
+
+    Raises ValueError where `Hq` is no multiple of `Hkv`.
+    """
+    total, q_heads, head_dim = q.shape
+    _, block_size, kv_heads, _ = k_cache.shape
+    if q_heads % kv_heads:
+        raise ValueError(f"{q_heads} query heads cannot share {kv_heads} KV heads evenly")
+    group = q_heads // kv_heads
+    lens, starts = seq_lens.tolist(), query_start_loc.tolist()
+    batch, max_query_len = len(lens), max((b - a for a, b in pairwise(starts)), default=0)
+    if total == 0 or max_query_len == 0:
+        return _nothing(q, sums)
+
+    # Longest sequence first: those that still have keys are then a prefix of the batch, a view at every step.
+    order = sorted(range(batch), key=lambda b: -lens[b])
+    pick = torch.tensor(order, device=q.device)
+    lens = [lens[b] for b in order]
+    keys_of = seq_lens.long()[pick]
+    queries_of = (query_start_loc[1:] - query_start_loc[:-1]).long()[pick]
+    stand = diagonal(queries_of, keys_of, max_query_len)
+    slots = padded_rows(query_start_loc, max_query_len, total)[pick]
+
+    scaled_q = (q.double() * scale)[slots]  # [B, m, Hq, D]
+    scaled_q = scaled_q.view(batch, max_query_len, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
+    rows = _Rows.empty(scaled_q.reshape(batch, kv_heads, group * max_query_len, head_dim), sums=sums)
+
+    page_bytes = 8 * block_size * kv_heads * (group * max_query_len + 2 * head_dim)
+    pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[q.device.type]) // page_bytes)
+    for tile in _tiles(lens, block_size, pages_in_a_tile):
+        alive = tile.sequences
+        sequences, pages = pick[alive], block_table[pick[alive], tile.first_page : tile.last_page]
+        valid = keys_of[alive] - tile.first_page * block_size
+        ragged = tile.last_page * block_size > lens[alive.stop - 1]
+        k, v = (
+            gather_pages(cache, pages, valid, None if scales is None else scales[sequences], check_tail=ragged)
+            for cache, scales in ((k_cache, k_descale), (v_cache, v_descale))
+        )
+        at = torch.arange(tile.first_page * block_size, tile.last_page * block_size, device=q.device)
+        seen = visible(stand[alive], keys_of[alive], at, causal=causal, window=window)
+        part = rows[alive]
+        scores = part.q @ k.transpose(-1, -2)
+        if softcap > 0:
+            scores.div_(softcap).tanh_().mul_(softcap)
+        by_query = scores.view(*scores.shape[:2], group, max_query_len, -1)
+        if alibi_slopes is not None:
+            slopes = alibi_slopes.double().view(kv_heads, group, 1, 1)
+            by_query += slopes * (at[None, None, None, None, :] - stand[alive][:, None, None, :, None])
+        if not bool(seen.all()):
+            by_query.masked_fill_(~seen[:, None, None], -math.inf)
+        part.absorb(scores, k, v, seen)
+
+    if sinks is not None:
+        per_row = sinks.double().view(1, kv_heads, group, 1).expand(batch, -1, -1, max_query_len)
+        rows.absorb_sink(per_row.reshape(batch, kv_heads, group * max_query_len))
+
+    def packed(x: Tensor) -> Tensor:
+        """[B, Hkv, G * m, ...] in sorted order -> [T, Hq, ...] as the caller packed its queries."""
+        trailing = x.shape[3:]
+        x = x.view(batch, kv_heads, group, max_query_len, *trailing).movedim(3, 1)
+        x = x.reshape(batch, max_query_len, q_heads, *trailing)
+        real = torch.arange(max_query_len, device=x.device)[None, :] < queries_of[:, None]
+        result = x.new_empty(total, *x.shape[2:])
+        result[slots[real]] = x[real]
+        return result
+
+    return rows.finish(packed)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A step: the sequences that still have keys (a prefix of the sorted batch) and a range of their table columns."""
+
+    sequences: slice
+    first_page: int
+    last_page: int
+
+
+def _tiles(lens: list[int], block_size: int, pages_in_a_tile: int) -> Iterator[_Tile]:
+    """Cut the keys of a batch, longest sequence first, into tiles of whole pages."""
+    for first in range(0, len(lens), pages_in_a_tile):  # more sequences than that are taken in parts
+        part = lens[first : first + pages_in_a_tile]
+        page, longest = 0, -(-part[0] // block_size)
+        while alive := sum(n > page * block_size for n in part):
+            last = min(page + max(1, pages_in_a_tile // alive), longest)
+            yield _Tile(slice(first, first + alive), page, last)
+            page = last
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Running softmax of every (sequence, KV head, query row): tensors that `absorb` updates in place."""
+
+    q: Tensor  # scaled, [B, Hkv, R, D]
+    maximum: Tensor  # [B, Hkv, R]
+    denominator: Tensor  # sum_k exp(s_k - maximum), [B, Hkv, R]
+    out: Tensor  # sum_k p v, not yet divided, [B, Hkv, R, D]
+    sums: tuple[Tensor, ...]  # |v|, A|v|, v^2 and B v^2 and B v (squared weights), visible |v|, visible v^2
+    row_sums: tuple[Tensor, ...]  # p A, p^2 B: [B, Hkv, R]
+
+    @classmethod
+    def empty(cls, q: Tensor, *, sums: bool) -> "_Rows":
+        row, q = q.shape[:3], q.contiguous()
+        return cls(
+            q=q,
+            maximum=q.new_full(row, -math.inf),
+            denominator=q.new_zeros(row),
+            out=torch.zeros_like(q),
+            sums=tuple(torch.zeros_like(q) for _ in range(7 if sums else 0)),
+            row_sums=tuple(q.new_zeros(row) for _ in range(2 if sums else 0)),
+        )
+
+    def __getitem__(self, sequences: slice) -> "_Rows":
+        return _Rows(
+            self.q[sequences],
+            self.maximum[sequences],
+            self.denominator[sequences],
+            self.out[sequences],
+            tuple(x[sequences] for x in self.sums),
+            tuple(x[sequences] for x in self.row_sums),
+        )
+
+    def absorb(self, scores: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> None:
+        """Take in a tile: scores [B, Hkv, R, C] (-inf where unseen, overwritten), k and v [B, Hkv, C, D]."""
+        self._raise_maximum(scores.amax(-1))
+        # A row that has seen no key yet has maximum -inf: subtract 0 there, as exp(-inf - -inf) is NaN.
+        p = scores.sub_(self.maximum.masked_fill(self.maximum == -math.inf, 0.0)[..., None]).exp_()
+        self.denominator.add_(p.sum(-1))
+        _accumulate(self.out, p, v)
+        if not self.sums:
+            return
+        p_a = (self.q.abs() @ k.abs().transpose(-1, -2)).mul_(p)
+        p2 = p.square()
+        p2_b = (self.q.square() @ k.square().transpose(-1, -2)).mul_(p2)
+        self.row_sums[0].add_(p_a.sum(-1))
+        self.row_sums[1].add_(p2_b.sum(-1))
+        weighted_v, score_v, p2_v2, p2_b_v2, p2_b_v, visible_v, visible_v2 = self.sums
+        _accumulate(p2_b_v, p2_b, v)
+        v2 = v.square()
+        _accumulate(p2_v2, p2, v2)
+        _accumulate(p2_b_v2, p2_b, v2)
+        abs_v = v.abs()
+        _accumulate(weighted_v, p, abs_v)
+        _accumulate(score_v, p_a, abs_v)
+        weight = seen.double()[:, None]  # the same for every head: [B, 1, m, C]
+        queries = weight.shape[2]
+        for total, values in ((visible_v, abs_v), (visible_v2, v2)):
+            total.unflatten(2, (-1, queries)).add_((weight @ values)[:, :, None])
+
+    def absorb_sink(self, sink: Tensor) -> None:
+        """A sink [B, Hkv, R] is one more key whose value is zero."""
+        self._raise_maximum(sink)
+        self.denominator.add_((sink - self.maximum).exp())
+
+    def _raise_maximum(self, candidate: Tensor) -> None:
+        raised = torch.maximum(self.maximum, candidate)
+        shrink = (self.maximum - raised).exp().masked_fill(raised == -math.inf, 1.0)
+        self.maximum.copy_(raised)
+        if bool((shrink == 1).all()):
+            return
+        self.denominator.mul_(shrink)
+        self.out.mul_(shrink[..., None])
+        if self.sums:
+            for x, power in zip(self.sums[:5], (1, 1, 2, 2, 2), strict=True):
+                x.mul_((shrink**power)[..., None])
+            for x, power in zip(self.row_sums, (1, 2), strict=True):
+                x.mul_(shrink**power)
+
+    def finish(self, packed: Callable[[Tensor], Tensor]) -> Attention:
+        """Divide by the denominator; a row that saw nothing has none, and yields 0."""
+        over = torch.where(self.denominator > 0, 1 / self.denominator, 0.0)
+        out = self.out * over[..., None]
+        lse = packed(self.maximum + self.denominator.log())
+        if not self.sums:
+            return Attention(packed(out), lse)
+        weighted_v, score_v, p2_v2, p2_b_v2, p2_b_v, visible_v, visible_v2 = self.sums
+        p_a, p2_b = self.row_sums
+        over1, over2 = over[..., None], over.square()[..., None]
+        # sum p^2 B (v - o)^2, expanded; where one key has all the weight it cancels to nothing, hence the clamp
+        deviation = (p2_b_v2 - 2 * out * p2_b_v + out.square() * p2_b[..., None]).clamp_(min=0.0)
+        return Attention(
+            packed(out),
+            lse,
+            RoundingSums(
+                weighted_v=packed(weighted_v * over1),
+                weighted_score_v=packed(score_v * over1),
+                weighted_score=packed(p_a * over),
+                squared_v=packed(p2_v2 * over2),
+                squared_score_deviation=packed(deviation * over2),
+                visible_v=packed(visible_v * over1),
+                visible_v_squared=packed(visible_v2 * over2),
+            ),
+        )
+
+
+def _accumulate(total: Tensor, weights: Tensor, values: Tensor) -> None:
+    """`total += weights @ values` for each (sequence, head), in one pass over `total`."""
+    total.view(-1, *total.shape[2:]).baddbmm_(weights.flatten(0, 1), values.flatten(0, 1))
+
+
+def _nothing(q: Tensor, sums: bool) -> Attention:
+    """The result for a batch without a single query."""
+    out, lse = q.new_zeros(q.shape, dtype=torch.float64), q.new_zeros(q.shape[:2], dtype=torch.float64)
+    return Attention(out, lse, RoundingSums(out, out, lse, out, out, out, out) if sums else None)
