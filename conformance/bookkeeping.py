@@ -73,11 +73,11 @@ class Bookkeeper:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.closed = True
         if not self.planned:
-            if self.writer:
-                self.writer.discard()
             return
         if self.writer and self.complete:
             self.writer.footer(self.counts, monotonic() - self.started)
+        if self.writer:
+            self.writer.close()
         if not self.complete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         elif not self.anything_ran:

@@ -29,13 +29,14 @@ def run(case: Case, backend: Backend, target: Target) -> Verdict:
             if target.kind == "gpu":
                 torch.cuda.synchronize()
         seconds = perf_counter() - started
-        verdict = judge(case, _want(case, inputs), answer.out, answer.lse, answer.profile)
+        verdict = judge(case, exact(case, inputs), answer.out, answer.lse, answer.profile)
         return replace(verdict, path=answer.path, seconds=seconds)
     except Exception as error:  # a kernel, a compiler or a driver may raise anything
         return Verdict(_status_of(error), _sentence(error))
 
 
-def _want(case: Case, inputs: Inputs) -> Attention:
+def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
+    """The oracle's answer to a case, with the sums that `judge` needs."""
     return oracle(
         inputs.q,
         inputs.k_cache,
@@ -49,7 +50,7 @@ def _want(case: Case, inputs: Inputs) -> Attention:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
-        sums=True,
+        sums=sums,
     )
 
 

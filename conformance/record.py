@@ -6,11 +6,12 @@ counts. A record without its footer is incomplete, and `read` says so.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from conformance import inputs
 from conformance.case import Case
@@ -29,20 +30,20 @@ def digest(case: Case) -> str:
     return hashlib.sha256(f"{case.id} inputs {inputs.VERSION} oracle {oracle.VERSION}".encode()).hexdigest()[:16]
 
 
-@dataclass
 class Writer:
-    """Writes a record line by line; a line is on disk as soon as its case is done."""
+    """Writes a record line by line; a line is on disk as soon as its case is done.
 
-    path: Path
+    The file appears with its first line: a run that never started leaves none. Raises BadRecord if there is one already,
+    so that nothing recorded is lost, or if none can be made.
+    """
 
-    def __post_init__(self) -> None:
-        if self.path.exists():
-            raise BadRecord(f"{self.path} exists and is kept: delete it, or record somewhere else")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("x", encoding="utf-8")
-        except OSError as e:
-            raise BadRecord(f"cannot record to {self.path}: {e.strerror}") from e
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+        if path.exists():
+            raise BadRecord(f"{path} exists and is kept: delete it, or record somewhere else")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise BadRecord(f"cannot record to {path}: there is no writable folder {path.parent}")
 
     def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -54,12 +55,13 @@ class Writer:
     def footer(self, counts: Counter[str], seconds: float) -> None:
         self._write("footer", counts=dict(sorted(counts.items())), seconds=round(seconds, 1))
 
-    def discard(self) -> None:
-        """Take back a record in which nothing was written."""
-        self._file.close()
-        self.path.unlink()
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, kind: str, **content: Any) -> None:
+        if self._file is None:
+            self._file = self.path.open("x", encoding="utf-8")
         self._file.write(json.dumps({"kind": kind, **content}) + "\n")
         self._file.flush()
 

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from reference.paging import gather_pages, padded_rows
+from reference.paging import gather_pages
 from reference.visibility import diagonal, visible
 
 VERSION = 1
@@ -84,64 +83,83 @@ def attend(
     if q_heads % kv_heads:
         raise ValueError(f"{q_heads} query heads cannot share {kv_heads} KV heads evenly")
     group = q_heads // kv_heads
-    lens, starts = seq_lens.tolist(), query_start_loc.tolist()
-    batch, max_query_len = len(lens), max((b - a for a, b in pairwise(starts)), default=0)
-    if total == 0 or max_query_len == 0:
+    batch = _Batch.sorted(seq_lens, query_start_loc)
+    m = batch.max_query_len
+    if total == 0 or m == 0:
         return _nothing(q, sums)
 
-    # Longest sequence first: those that still have keys are then a prefix of the batch, a view at every step.
-    order = sorted(range(batch), key=lambda b: -lens[b])
-    pick = torch.tensor(order, device=q.device)
-    lens = [lens[b] for b in order]
-    keys_of = seq_lens.long()[pick]
-    queries_of = (query_start_loc[1:] - query_start_loc[:-1]).long()[pick]
-    stand = diagonal(queries_of, keys_of, max_query_len)
-    slots = padded_rows(query_start_loc, max_query_len, total)[pick]
+    device = q.device
+    order, keys, stand = (x.to(device) for x in (batch.order, batch.keys, batch.stand))
+    scaled_q = (q.double() * scale)[batch.padded_rows.to(device)]  # [B, m, Hq, D]
+    scaled_q = scaled_q.view(-1, m, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
+    rows = _Rows.empty(scaled_q.reshape(-1, kv_heads, group * m, head_dim), sums=sums)
 
-    scaled_q = (q.double() * scale)[slots]  # [B, m, Hq, D]
-    scaled_q = scaled_q.view(batch, max_query_len, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
-    rows = _Rows.empty(scaled_q.reshape(batch, kv_heads, group * max_query_len, head_dim), sums=sums)
-
-    page_bytes = 8 * block_size * kv_heads * (group * max_query_len + 2 * head_dim)
-    pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[q.device.type]) // page_bytes)
-    for tile in _tiles(lens, block_size, pages_in_a_tile):
-        alive = tile.sequences
-        sequences, pages = pick[alive], block_table[pick[alive], tile.first_page : tile.last_page]
-        valid = keys_of[alive] - tile.first_page * block_size
-        ragged = tile.last_page * block_size > lens[alive.stop - 1]
+    page_bytes = 8 * block_size * kv_heads * (group * m + 2 * head_dim)
+    pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[device.type]) // page_bytes)
+    for tile in _tiles(batch.keys.tolist(), block_size, pages_in_a_tile):
+        alive, sequences = tile.sequences, order[tile.sequences]
+        pages = block_table[sequences, tile.first_page : tile.last_page]
+        start, stop = tile.first_page * block_size, tile.last_page * block_size
+        valid = keys[alive] - start if stop > batch.keys[alive.stop - 1] else None
         k, v = (
-            gather_pages(cache, pages, valid, None if scales is None else scales[sequences], check_tail=ragged)
-            for cache, scales in ((k_cache, k_descale), (v_cache, v_descale))
+            gather_pages(cache, pages, valid, None if descale is None else descale[sequences])
+            for cache, descale in ((k_cache, k_descale), (v_cache, v_descale))
         )
-        at = torch.arange(tile.first_page * block_size, tile.last_page * block_size, device=q.device)
-        seen = visible(stand[alive], keys_of[alive], at, causal=causal, window=window)
         part = rows[alive]
         scores = part.q @ k.transpose(-1, -2)
         if softcap > 0:
             scores.div_(softcap).tanh_().mul_(softcap)
-        by_query = scores.view(*scores.shape[:2], group, max_query_len, -1)
+        by_query = scores.view(*scores.shape[:2], group, m, -1)
+        at = torch.arange(start, stop, device=device)
         if alibi_slopes is not None:
             slopes = alibi_slopes.double().view(kv_heads, group, 1, 1)
-            by_query += slopes * (at[None, None, None, None, :] - stand[alive][:, None, None, :, None])
-        if not bool(seen.all()):
+            by_query += slopes * (at - stand[alive][:, None, None, :, None])
+        seen = None
+        if causal or max(window) >= 0 or valid is not None:
+            seen = visible(stand[alive], keys[alive], at, causal=causal, window=window)
             by_query.masked_fill_(~seen[:, None, None], -math.inf)
-        part.absorb(scores, k, v, seen)
+        part.absorb(scores, k, v, seen, first=start == 0)
 
     if sinks is not None:
-        per_row = sinks.double().view(1, kv_heads, group, 1).expand(batch, -1, -1, max_query_len)
-        rows.absorb_sink(per_row.reshape(batch, kv_heads, group * max_query_len))
+        per_row = sinks.double().view(1, kv_heads, group, 1).expand(len(order), -1, -1, m)
+        rows.absorb_sink(per_row.reshape(-1, kv_heads, group * m))
+
+    at_token = batch.sorted_rows.to(device)
 
     def packed(x: Tensor) -> Tensor:
         """[B, Hkv, G * m, ...] in sorted order -> [T, Hq, ...] as the caller packed its queries."""
-        trailing = x.shape[3:]
-        x = x.view(batch, kv_heads, group, max_query_len, *trailing).movedim(3, 1)
-        x = x.reshape(batch, max_query_len, q_heads, *trailing)
-        real = torch.arange(max_query_len, device=x.device)[None, :] < queries_of[:, None]
-        result = x.new_empty(total, *x.shape[2:])
-        result[slots[real]] = x[real]
-        return result
+        x = x.view(-1, kv_heads, group, m, *x.shape[3:]).movedim(3, 1)
+        return x.reshape(-1, q_heads, *x.shape[4:])[at_token]
 
     return rows.finish(packed)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Where everything is, int64 on the CPU, longest sequence first: those that have keys left are always a prefix."""
+
+    order: Tensor  # the caller's index of each sequence, [B]
+    keys: Tensor  # keys of each sequence, [B]
+    stand: Tensor  # key position on which each query stands, [B, m]
+    padded_rows: Tensor  # the caller's row of each query; some real row where there is none, [B, m]
+    sorted_rows: Tensor  # the row in B * m of each of the caller's rows, [T]
+
+    @classmethod
+    def sorted(cls, seq_lens: Tensor, query_start_loc: Tensor) -> "_Batch":
+        keys, starts = seq_lens.cpu().long(), query_start_loc.cpu().long()
+        order = keys.argsort(descending=True, stable=True)
+        queries = starts.diff()[order]
+        m = int(queries.max()) if len(queries) else 0
+        rows = starts[:-1][order, None] + torch.arange(m)
+        real = torch.arange(m) < queries[:, None]
+        sorted_rows = torch.empty(int(starts[-1]), dtype=torch.long)
+        sorted_rows[rows[real]] = real.flatten().nonzero()[:, 0]
+        keys = keys[order]
+        return cls(order, keys, diagonal(queries, keys, m), torch.where(real, rows, 0), sorted_rows)
+
+    @property
+    def max_query_len(self) -> int:
+        return self.stand.shape[1]
 
 
 @dataclass(frozen=True)
@@ -197,11 +215,15 @@ class _Rows:
             tuple(x[sequences] for x in self.row_sums),
         )
 
-    def absorb(self, scores: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> None:
-        """Take in a tile: scores [B, Hkv, R, C] (-inf where unseen, overwritten), k and v [B, Hkv, C, D]."""
-        self._raise_maximum(scores.amax(-1))
+    def absorb(self, scores: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, *, first: bool) -> None:
+        """Take in a tile: scores [B, Hkv, R, C] (-inf where unseen; overwritten), k and v [B, Hkv, C, D].
+
+        `seen` bool [B, m, C] is None where every query sees every key; `first` says that nothing was absorbed before.
+        """
+        self._raise_maximum(scores.amax(-1), rescale=not first)
         # A row that has seen no key yet has maximum -inf: subtract 0 there, as exp(-inf - -inf) is NaN.
-        p = scores.sub_(self.maximum.masked_fill(self.maximum == -math.inf, 0.0)[..., None]).exp_()
+        base = self.maximum if seen is None else self.maximum.masked_fill(self.maximum == -math.inf, 0.0)
+        p = scores.sub_(base[..., None]).exp_()
         self.denominator.add_(p.sum(-1))
         _accumulate(self.out, p, v)
         if not self.sums:
@@ -219,29 +241,29 @@ class _Rows:
         abs_v = v.abs()
         _accumulate(weighted_v, p, abs_v)
         _accumulate(score_v, p_a, abs_v)
-        weight = seen.double()[:, None]  # the same for every head: [B, 1, m, C]
-        queries = weight.shape[2]
         for total, values in ((visible_v, abs_v), (visible_v2, v2)):
-            total.unflatten(2, (-1, queries)).add_((weight @ values)[:, :, None])
+            if seen is None:
+                total.add_(values.sum(2, keepdim=True))
+            else:  # the same keys for every head: [B, 1, m, C]
+                by_query = seen.double()[:, None] @ values
+                total.unflatten(2, (-1, seen.shape[1])).add_(by_query[:, :, None])
 
     def absorb_sink(self, sink: Tensor) -> None:
         """A sink [B, Hkv, R] is one more key whose value is zero."""
-        self._raise_maximum(sink)
+        self._raise_maximum(sink, rescale=True)
         self.denominator.add_((sink - self.maximum).exp())
 
-    def _raise_maximum(self, candidate: Tensor) -> None:
+    def _raise_maximum(self, candidate: Tensor, *, rescale: bool) -> None:
         raised = torch.maximum(self.maximum, candidate)
-        shrink = (self.maximum - raised).exp().masked_fill(raised == -math.inf, 1.0)
-        self.maximum.copy_(raised)
-        if bool((shrink == 1).all()):
-            return
-        self.denominator.mul_(shrink)
-        self.out.mul_(shrink[..., None])
-        if self.sums:
-            for x, power in zip(self.sums[:5], (1, 1, 2, 2, 2), strict=True):
+        if rescale:
+            shrink = (self.maximum - raised).exp().masked_fill(raised == -math.inf, 1.0)
+            self.denominator.mul_(shrink)
+            self.out.mul_(shrink[..., None])
+            for x, power in zip(self.sums[:5], (1, 1, 2, 2, 2), strict=bool(self.sums)):
                 x.mul_((shrink**power)[..., None])
-            for x, power in zip(self.row_sums, (1, 2), strict=True):
+            for x, power in zip(self.row_sums, (1, 2), strict=bool(self.sums)):
                 x.mul_(shrink**power)
+        self.maximum.copy_(raised)
 
     def finish(self, packed: Callable[[Tensor], Tensor]) -> Attention:
         """Divide by the denominator; a row that saw nothing has none, and yields 0."""
