@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.paging import gather_pages
+from reference.paging import gather_pages, readable_pages
 from reference.visibility import diagonal, visible
 
 VERSION = 1
@@ -89,33 +89,30 @@ def attend(
         return _nothing(q, sums)
 
     device = q.device
-    order, keys, stand = (x.to(device) for x in (batch.order, batch.keys, batch.stand))
-    scaled_q = (q.double() * scale)[batch.padded_rows.to(device)]  # [B, m, Hq, D]
-    scaled_q = scaled_q.view(-1, m, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
+    order, keys, stand, padded_rows, sorted_rows = batch.on(device)
+    scaled_q = (q[padded_rows].double() * scale).view(-1, m, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
     rows = _Rows.empty(scaled_q.reshape(-1, kv_heads, group * m, head_dim), sums=sums)
+    table = readable_pages(block_table[order], keys, block_size)
+    k_descale, v_descale = (None if x is None else x.double()[order] for x in (k_descale, v_descale))
 
     page_bytes = 8 * block_size * kv_heads * (group * m + 2 * head_dim)
     pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[device.type]) // page_bytes)
     for tile in _tiles(batch.keys.tolist(), block_size, pages_in_a_tile):
-        alive, sequences = tile.sequences, order[tile.sequences]
-        pages = block_table[sequences, tile.first_page : tile.last_page]
-        start, stop = tile.first_page * block_size, tile.last_page * block_size
-        valid = keys[alive] - start if stop > batch.keys[alive.stop - 1] else None
-        k, v = (
-            gather_pages(cache, pages, valid, None if descale is None else descale[sequences])
-            for cache, descale in ((k_cache, k_descale), (v_cache, v_descale))
-        )
+        alive, start, stop = tile.sequences, tile.first_page * block_size, tile.last_page * block_size
+        pages, at = table[alive, tile.first_page : tile.last_page], torch.arange(start, stop, device=device)
+        past_the_end = at >= keys[alive, None] if stop > batch.keys[alive.stop - 1] else None
+        k = gather_pages(k_cache, pages, past_the_end, None if k_descale is None else k_descale[alive])
+        v = gather_pages(v_cache, pages, past_the_end, None if v_descale is None else v_descale[alive])
         part = rows[alive]
         scores = part.q @ k.transpose(-1, -2)
         if softcap > 0:
             scores.div_(softcap).tanh_().mul_(softcap)
         by_query = scores.view(*scores.shape[:2], group, m, -1)
-        at = torch.arange(start, stop, device=device)
         if alibi_slopes is not None:
             slopes = alibi_slopes.double().view(kv_heads, group, 1, 1)
             by_query += slopes * (at - stand[alive][:, None, None, :, None])
         seen = None
-        if causal or max(window) >= 0 or valid is not None:
+        if causal or max(window) >= 0 or past_the_end is not None:
             seen = visible(stand[alive], keys[alive], at, causal=causal, window=window)
             by_query.masked_fill_(~seen[:, None, None], -math.inf)
         part.absorb(scores, k, v, seen, first=start == 0)
@@ -124,12 +121,10 @@ def attend(
         per_row = sinks.double().view(1, kv_heads, group, 1).expand(len(order), -1, -1, m)
         rows.absorb_sink(per_row.reshape(-1, kv_heads, group * m))
 
-    at_token = batch.sorted_rows.to(device)
-
     def packed(x: Tensor) -> Tensor:
         """[B, Hkv, G * m, ...] in sorted order -> [T, Hq, ...] as the caller packed its queries."""
         x = x.view(-1, kv_heads, group, m, *x.shape[3:]).movedim(3, 1)
-        return x.reshape(-1, q_heads, *x.shape[4:])[at_token]
+        return x.reshape(-1, q_heads, *x.shape[4:])[sorted_rows]
 
     return rows.finish(packed)
 
@@ -156,6 +151,13 @@ class _Batch:
         sorted_rows[rows[real]] = real.flatten().nonzero()[:, 0]
         keys = keys[order]
         return cls(order, keys, diagonal(queries, keys, m), torch.where(real, rows, 0), sorted_rows)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The same five tensors on a device, in one transfer."""
+        parts = (self.order, self.keys, self.stand, self.padded_rows, self.sorted_rows)
+        moved = torch.cat([part.flatten() for part in parts]).to(device).split([part.numel() for part in parts])
+        order, keys, stand, padded_rows, sorted_rows = (x.view_as(part) for x, part in zip(moved, parts, strict=True))
+        return order, keys, stand, padded_rows, sorted_rows
 
     @property
     def max_query_len(self) -> int:
@@ -254,16 +256,20 @@ class _Rows:
         self.denominator.add_((sink - self.maximum).exp())
 
     def _raise_maximum(self, candidate: Tensor, *, rescale: bool) -> None:
+        if not rescale:
+            self.maximum.copy_(candidate)
+            return
         raised = torch.maximum(self.maximum, candidate)
-        if rescale:
-            shrink = (self.maximum - raised).exp().masked_fill(raised == -math.inf, 1.0)
-            self.denominator.mul_(shrink)
-            self.out.mul_(shrink[..., None])
-            for x, power in zip(self.sums[:5], (1, 1, 2, 2, 2), strict=bool(self.sums)):
-                x.mul_((shrink**power)[..., None])
-            for x, power in zip(self.row_sums, (1, 2), strict=bool(self.sums)):
-                x.mul_(shrink**power)
+        shrink = (self.maximum - raised).exp().masked_fill(raised == -math.inf, 1.0)
         self.maximum.copy_(raised)
+        self.denominator.mul_(shrink)
+        self.out.mul_(shrink[..., None])
+        if self.sums:  # some are sums of squared weights
+            by_power = (shrink, shrink.square())
+            for x, power in zip(self.sums[:5], (1, 1, 2, 2, 2), strict=True):
+                x.mul_(by_power[power - 1][..., None])
+            for x, power in zip(self.row_sums, (1, 2), strict=True):
+                x.mul_(by_power[power - 1])
 
     def finish(self, packed: Callable[[Tensor], Tensor]) -> Attention:
         """Divide by the denominator; a row that saw nothing has none, and yields 0."""

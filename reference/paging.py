@@ -4,26 +4,30 @@ import torch
 from torch import Tensor
 
 
-def gather_pages(cache: Tensor, pages: Tensor, valid_keys: Tensor | None, descale: Tensor | None = None) -> Tensor:
+def readable_pages(block_table: Tensor, seq_lens: Tensor, block_size: int) -> Tensor:
+    """The table [B, W] as int64, with page 0 in place of every entry past a sequence's last page.
+
+    What stands there may be anything, an id out of range included, and must not be looked up.
+    """
+    first_key = torch.arange(block_table.shape[1], device=block_table.device) * block_size
+    return torch.where(first_key < seq_lens[:, None], block_table, 0).long()
+
+
+def gather_pages(cache: Tensor, pages: Tensor, past_the_end: Tensor | None, descale: Tensor | None = None) -> Tensor:
     """The cache rows of some pages, in order, exact in float64: [B, Hkv, P * block_size, D].
 
-    `cache` [num_blocks, block_size, Hkv, D] may have any strides; `pages` [B, P] names physical pages;
-    `valid_keys` [B] says how many of those P * block_size rows hold keys, None that all do. What lies past them is
-    never looked at: a page id there may be out of range, a value may be NaN. It comes back as zero. `descale` [B, Hkv]
-    multiplies.
+    `cache` [num_blocks, block_size, Hkv, D] may have any strides; `pages` [B, P] int64 names physical pages.
+    `past_the_end`, bool [B, P * block_size], marks rows that hold no key: they come back as zero, whatever is stored
+    there; None says that there are none. `descale` [B, Hkv] multiplies.
     """
     batch, count = pages.shape
     _, block_size, kv_heads, head_dim = cache.shape
-    if valid_keys is not None:
-        holds_a_key = torch.arange(count, device=pages.device) * block_size < valid_keys[:, None]
-        pages = torch.where(holds_a_key, pages, 0)
-    stored = cache[pages.long()]  # [B, P, block_size, Hkv, D]
+    stored = cache[pages]  # [B, P, block_size, Hkv, D]
     rows = torch.empty(batch, kv_heads, count, block_size, head_dim, dtype=torch.float64, device=cache.device)
     rows.copy_(stored.permute(0, 3, 1, 2, 4))
     rows = rows.view(batch, kv_heads, count * block_size, head_dim)
-    if valid_keys is not None:
-        past_the_end = torch.arange(count * block_size, device=pages.device) >= valid_keys[:, None]
+    if past_the_end is not None:
         rows.masked_fill_(past_the_end[:, None, :, None], 0.0)
     if descale is not None:
-        rows *= descale.double()[:, :, None, None]
+        rows *= descale[:, :, None, None]
     return rows
