@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from conformance.backends import Backend, Unsupported
+from conformance.backends import Backend
 from conformance.case import Case
 from conformance.inputs import Inputs, make
 from conformance.judge import Verdict, judge
-from conformance.status import Status
+from conformance.status import Status, Unsupported
 from conformance.targets import Target
 from reference import Attention
 from reference import attend as oracle
@@ -77,8 +77,9 @@ def _status_of(error: Exception) -> Status:
 
 
 def _sentence(error: Exception) -> str:
-    """The first line of the error, and where it was raised."""
-    message = next(iter(str(error).strip().splitlines()), "")
+    """The line of the error that says what is wrong, and where it was raised."""
+    lines = str(error).strip().splitlines() or [""]
+    message = lines[-1 if type(error).__name__ == "CompilationError" else 0]  # Triton quotes the source first
     if isinstance(error, Unsupported):
         return message
     frame = traceback.extract_tb(error.__traceback__)[-1]

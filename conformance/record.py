@@ -33,8 +33,8 @@ def digest(case: Case) -> str:
 class Writer:
     """Writes a record line by line; a line is on disk as soon as its case is done.
 
-    The file appears with its first line: a run that never started leaves none. Raises BadRecord if there is one already,
-    so that nothing recorded is lost, or if none can be made.
+    The file appears with its first line: a run that never started leaves none. Raises BadRecord if there is one
+    already, so that nothing recorded is lost, or if none can be made.
     """
 
     def __init__(self, path: Path) -> None:

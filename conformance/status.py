@@ -3,6 +3,10 @@
 from enum import StrEnum
 
 
+class Unsupported(Exception):
+    """Raised to decline a case instead of computing something else; the message says what is missing."""
+
+
 class Status(StrEnum):
     """One word for the outcome of a case; everything but PASS and UNSUPPORTED makes a run not conformant."""
 

@@ -136,21 +136,20 @@ class _Batch:
     order: Tensor  # the caller's index of each sequence, [B]
     keys: Tensor  # keys of each sequence, [B]
     stand: Tensor  # key position on which each query stands, [B, m]
-    padded_rows: Tensor  # the caller's row of each query; some real row where there is none, [B, m]
+    padded_rows: Tensor  # the caller's row of each query; another query's where there is none, [B, m]
     sorted_rows: Tensor  # the row in B * m of each of the caller's rows, [T]
 
     @classmethod
     def sorted(cls, seq_lens: Tensor, query_start_loc: Tensor) -> "_Batch":
         keys, starts = seq_lens.cpu().long(), query_start_loc.cpu().long()
-        order = keys.argsort(descending=True, stable=True)
-        queries = starts.diff()[order]
+        queries, starts, total = starts.diff(), starts[:-1], int(starts[-1])
         m = int(queries.max()) if len(queries) else 0
-        rows = starts[:-1][order, None] + torch.arange(m)
-        real = torch.arange(m) < queries[:, None]
-        sorted_rows = torch.empty(int(starts[-1]), dtype=torch.long)
-        sorted_rows[rows[real]] = real.flatten().nonzero()[:, 0]
+        order = keys.argsort(descending=True, stable=True)
+        padded_rows = (starts[order, None] + torch.arange(m)).clamp(max=total - 1)
+        # A row moves as far as the first row of its sequence does.
+        sorted_rows = torch.arange(total) + (order.argsort() * m - starts).repeat_interleave(queries)
         keys = keys[order]
-        return cls(order, keys, diagonal(queries, keys, m), torch.where(real, rows, 0), sorted_rows)
+        return cls(order, keys, diagonal(queries[order], keys, m), padded_rows, sorted_rows)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The same five tensors on a device, in one transfer."""

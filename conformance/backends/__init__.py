@@ -14,9 +14,9 @@ from torch import Tensor
 
 from conformance.aiter_source import AiterSource
 from conformance.case import Case
-from conformance.dispatch import Unsupported
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
+from conformance.status import Unsupported
 from conformance.targets import Target
 
 __all__ = ["Answer", "Backend", "UnknownBackend", "Unsupported", "load", "names"]

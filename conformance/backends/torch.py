@@ -4,8 +4,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from conformance.case import Case
-from conformance.dispatch import Unsupported
 from conformance.inputs import Inputs
+from conformance.status import Unsupported
 from reference.visibility import diagonal, visible
 
 TARGETS = ("cpu", "gpu")

@@ -4,7 +4,7 @@
 """
 
 from conformance.dispatch.builder import MetadataBuilder
-from conformance.dispatch.forward import AttentionLayer, Dispatched, Unsupported, forward, supports_non_causal
+from conformance.dispatch.forward import AttentionLayer, Dispatched, forward, supports_non_causal
 from conformance.dispatch.metadata import AttentionMetadata, ScheduledBatch
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Dispatched",
     "MetadataBuilder",
     "ScheduledBatch",
-    "Unsupported",
     "forward",
     "supports_non_causal",
 ]

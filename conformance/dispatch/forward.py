@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 
 from conformance.dispatch.metadata import AttentionMetadata
-
-
-class Unsupported(Exception):
-    """The dispatch has no kernel for this request, and says so instead of computing something else."""
+from conformance.status import Unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
