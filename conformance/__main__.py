@@ -4,8 +4,9 @@ import argparse
 import sys
 
 import pytest
+import torch
 
-from conformance import __version__, environment, manifest
+from conformance import __version__, backends, environment, manifest
 from conformance.case import BadCase, Case
 from conformance.inputs import make
 from conformance.system import NotReady, choose
@@ -74,23 +75,27 @@ def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
         for word in (f"--{name}", value)
     ]
     chosen += [word for case in options.case or () for word in ("--case", case)]
-    code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", *chosen, *for_pytest])
+    code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest])
     return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
 
 
 def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     """What is here and what would run; the kernels are really imported."""
     system = choose(options.backend, options.target, options.aiter)
+    here = environment.describe() | {
+        "GPUs": str(torch.cuda.device_count()),
+        "backends": ", ".join(backends.names()),
+    }
     would = {
-        "backend": system.backend.name,
+        "would run": f"backend {system.backend.name}, target {system.target_spec}",
         "AITER": f"{system.source.described}, {system.source.root}" if system.source else "none",
     }
     try:
         target = system.start()
     except NotReady as e:
-        _print_pairs(environment.describe() | would | {"does not run": str(e)})
+        _print_pairs(here | would | {"does not run": str(e)})
         return NOTHING_RAN
-    _print_pairs(environment.describe(target) | would)
+    _print_pairs(here | environment.describe(target) | would)
     return CONFORMANT
 
 

@@ -13,6 +13,10 @@ from reference.visibility import diagonal, visible
 VERSION = 1
 """Part of every result's digest: raise it when a result of `attend` can change by more than float64 rounding."""
 
+LOWEST = torch.finfo(torch.float64).min
+SMALLEST = 1e-150
+"""Stands for the denominator of a row that saw nothing, whose sums are 0; its square is still a number."""
+
 TILE_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 """Size of a tile, its scores with its keys and values in float64: about a CPU's cache, and enough work for a GPU."""
 
@@ -90,17 +94,19 @@ def attend(
 
     device = q.device
     order, keys, stand, padded_rows, sorted_rows = batch.on(device)
-    scaled_q = (q[padded_rows].double() * scale).view(-1, m, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
-    rows = _Rows.empty(scaled_q.reshape(-1, kv_heads, group * m, head_dim), sums=sums)
+    by_head = q[padded_rows].unflatten(2, (kv_heads, group)).permute(0, 2, 3, 1, 4)
+    scaled_q = by_head.new_empty(by_head.shape, dtype=torch.float64).copy_(by_head).mul_(scale)
+    rows = _Rows.empty(scaled_q.view(-1, kv_heads, group * m, head_dim), sums=sums)
     table = readable_pages(block_table[order], keys, block_size)
     k_descale, v_descale = (None if x is None else x.double()[order] for x in (k_descale, v_descale))
 
     page_bytes = 8 * block_size * kv_heads * (group * m + 2 * head_dim)
     pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[device.type]) // page_bytes)
-    for tile in _tiles(batch.keys.tolist(), block_size, pages_in_a_tile):
+    lens = batch.keys.tolist()
+    for tile in _tiles(lens, block_size, pages_in_a_tile):
         alive, start, stop = tile.sequences, tile.first_page * block_size, tile.last_page * block_size
         pages, at = table[alive, tile.first_page : tile.last_page], torch.arange(start, stop, device=device)
-        past_the_end = at >= keys[alive, None] if stop > batch.keys[alive.stop - 1] else None
+        past_the_end = at >= keys[alive, None] if stop > lens[alive.stop - 1] else None
         k = gather_pages(k_cache, pages, past_the_end, None if k_descale is None else k_descale[alive])
         v = gather_pages(v_cache, pages, past_the_end, None if v_descale is None else v_descale[alive])
         part = rows[alive]
@@ -222,9 +228,8 @@ class _Rows:
         `seen` bool [B, m, C] is None where every query sees every key; `first` says that nothing was absorbed before.
         """
         self._raise_maximum(scores.amax(-1), rescale=not first)
-        # A row that has seen no key yet has maximum -inf: subtract 0 there, as exp(-inf - -inf) is NaN.
-        base = self.maximum if seen is None else self.maximum.masked_fill(self.maximum == -math.inf, 0.0)
-        p = scores.sub_(base[..., None]).exp_()
+        # A row that has seen no key yet has maximum -inf: subtract something finite, as exp(-inf - -inf) is NaN.
+        p = scores.sub_(self.maximum.clamp(min=LOWEST)[..., None]).exp_()
         self.denominator.add_(p.sum(-1))
         _accumulate(self.out, p, v)
         if not self.sums:
@@ -272,27 +277,26 @@ class _Rows:
 
     def finish(self, packed: Callable[[Tensor], Tensor]) -> Attention:
         """Divide by the denominator; a row that saw nothing has none, and yields 0."""
-        over = torch.where(self.denominator > 0, 1 / self.denominator, 0.0)
-        out = self.out * over[..., None]
+        denominator = self.denominator.clamp(min=SMALLEST)[..., None]
+        out = self.out / denominator
         lse = packed(self.maximum + self.denominator.log())
         if not self.sums:
             return Attention(packed(out), lse)
         weighted_v, score_v, p2_v2, p2_b_v2, p2_b_v, visible_v, visible_v2 = self.sums
         p_a, p2_b = self.row_sums
-        over1, over2 = over[..., None], over.square()[..., None]
         # sum p^2 B (v - o)^2, expanded; where one key has all the weight it cancels to nothing, hence the clamp
         deviation = (p2_b_v2 - 2 * out * p2_b_v + out.square() * p2_b[..., None]).clamp_(min=0.0)
         return Attention(
             packed(out),
             lse,
             RoundingSums(
-                weighted_v=packed(weighted_v * over1),
-                weighted_score_v=packed(score_v * over1),
-                weighted_score=packed(p_a * over),
-                squared_v=packed(p2_v2 * over2),
-                squared_score_deviation=packed(deviation * over2),
-                visible_v=packed(visible_v * over1),
-                visible_v_squared=packed(visible_v2 * over2),
+                weighted_v=packed(weighted_v / denominator),
+                weighted_score_v=packed(score_v / denominator),
+                weighted_score=packed(p_a / denominator[..., 0]),
+                squared_v=packed(p2_v2 / denominator**2),
+                squared_score_deviation=packed(deviation / denominator**2),
+                visible_v=packed(visible_v / denominator),
+                visible_v_squared=packed(visible_v2 / denominator**2),
             ),
         )
 

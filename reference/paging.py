@@ -9,8 +9,8 @@ def readable_pages(block_table: Tensor, seq_lens: Tensor, block_size: int) -> Te
 
     What stands there may be anything, an id out of range included, and must not be looked up.
     """
-    first_key = torch.arange(block_table.shape[1], device=block_table.device) * block_size
-    return torch.where(first_key < seq_lens[:, None], block_table, 0).long()
+    first_keys = torch.arange(0, block_table.shape[1] * block_size, block_size, device=block_table.device)
+    return block_table.long().masked_fill(first_keys >= seq_lens[:, None], 0)
 
 
 def gather_pages(cache: Tensor, pages: Tensor, past_the_end: Tensor | None, descale: Tensor | None = None) -> Tensor:
