@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadCase, manifest.BadTier, *NotReady) as e:
         print(f"conformance: {e}", file=sys.stderr)
         return BAD_USAGE
+    except MemoryError as e:
+        print(f"conformance: this machine has not the memory: {e}", file=sys.stderr)
+        return BAD_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:

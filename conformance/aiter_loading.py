@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +28,9 @@ class AiterNotLoadable(Exception):
 
 
 def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str], function: str) -> Callable[..., Any]:
-    """`function` of the first of `module_names` (newest layout first) that `source` holds; AiterNotLoadable if it cannot be had.
+    """`function` of the first of `module_names` that `source` holds; AiterNotLoadable if it cannot be had.
 
-    A process loads one AITER: kernels of two would share module names, Triton's caches and torch's registry of operators.
+    A process loads one AITER: two would share module names, Triton's caches and torch's registry of operators.
     """
     if target.kind == "cpu":
         raise AiterNotLoadable(f"AITER {source.described} has Triton kernels, which target cpu does not run")
@@ -45,7 +46,7 @@ def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str]
 
 
 def _holds(root: Path, module_name: str) -> bool:
-    # Looked up as a file: newer AITERs import modules under their old names too, and an import may fail for other reasons.
+    # Looked up as a file: newer AITERs import modules under their old names too, and an import may fail otherwise.
     path = root.joinpath(*module_name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
@@ -56,9 +57,8 @@ def _provide_package(source: AiterSource, target: Target) -> None:
     if present is not None:
         folder = next(iter(present.__path__), "") if hasattr(present, "__path__") else ""
         if Path(folder).resolve() != (source.root / "aiter").resolve():
-            raise AiterNotLoadable(
-                f"AITER {source.described} needs a process of its own: this one has imported aiter from {folder or present}"
-            )
+            imported = f"this one has imported aiter from {folder or present}"
+            raise AiterNotLoadable(f"AITER {source.described} needs a process of its own: {imported}")
     elif source.origin == "installed" and target.kind == "gpu" and torch.version.hip:
         _import("aiter", source)
     else:
@@ -66,7 +66,10 @@ def _provide_package(source: AiterSource, target: Target) -> None:
 
 
 def _bare_package(folder: Path) -> Any:
-    """A package `aiter` without AITER's `__init__`, which imports (and builds) its CK and HIP parts; submodules import as usual."""
+    """A package `aiter` whose submodules import as usual, without AITER's `__init__`, which imports CK and HIP parts.
+
+    It is the one way that works for every AITER: AITER_TRITON_ONLY=1 is honoured by newer ones only.
+    """
     spec = ModuleSpec("aiter", loader=None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
     return importlib.util.module_from_spec(spec)
@@ -74,15 +77,13 @@ def _bare_package(folder: Path) -> Any:
 
 def _import(name: str, source: AiterSource) -> Any:
     try:
-        with _quiet():
+        with _quiet(), _plain_operator_names():
             return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         package = (missing.name or "").split(".")[0]
         if package not in ("aiter", "triton", ""):
-            importer = _aiter_module_of(missing) or name
-            raise AiterNotLoadable(
-                f"AITER {source.described} needs the package {package!r}, which is not installed ({importer} imports it)"
-            ) from missing
+            why = f"which is not installed ({_aiter_module_of(missing) or name} imports it)"
+            raise AiterNotLoadable(f"AITER {source.described} needs the package {package!r}, {why}") from missing
         raise _does_not_import(name, source, missing) from missing
     except Exception as error:
         raise _does_not_import(name, source, error) from error
@@ -90,10 +91,9 @@ def _import(name: str, source: AiterSource) -> Any:
 
 def _does_not_import(name: str, source: AiterSource, error: Exception) -> AiterNotLoadable:
     where = _aiter_module_of(error) or name
-    cause = " ".join(str(error).split()) or type(error).__name__
-    return AiterNotLoadable(
-        f"AITER {source.described} does not import under Triton {_triton_version()}: {where}: {cause}"
-    )
+    cause = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+    triton = getattr(sys.modules.get("triton"), "__version__", "(absent)")
+    return AiterNotLoadable(f"AITER {source.described} does not import under Triton {triton}: {where}: {cause}")
 
 
 def _aiter_module_of(error: Exception) -> str:
@@ -102,13 +102,9 @@ def _aiter_module_of(error: Exception) -> str:
     return next((module for module in reversed(modules) if module.split(".")[0] == "aiter"), "")
 
 
-def _triton_version() -> str:
-    return getattr(sys.modules.get("triton"), "__version__", "(absent)")
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps an import of AITER from talking: it switches on Triton's autotuning reports and uses deprecated Triton options."""
+    """Keeps an import of AITER silent: it turns on Triton's autotuning reports, and uses deprecated Triton options."""
     name = "TRITON_PRINT_AUTOTUNING"
     chosen = os.environ.get(name)
     with warnings.catch_warnings():
@@ -120,3 +116,22 @@ def _quiet() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = chosen
+
+
+@contextmanager
+def _plain_operator_names() -> Iterator[None]:
+    """Lets AITER register its operators with torch under their own names.
+
+    Up to 0.1.18 it defines `aiter::name` within the namespace `aiter`, which torch from 2.13 on takes for
+    `aiter::aiter::name`, and fails over when the process ends.
+    """
+    define = torch.library.Library.define
+
+    def define_plainly(self: Any, schema: str, *args: Any, **options: Any) -> Any:
+        return define(self, schema.removeprefix(f"{self.ns}::"), *args, **options)
+
+    torch.library.Library.define = define_plainly
+    try:
+        yield
+    finally:
+        torch.library.Library.define = define

@@ -1,4 +1,4 @@
-"""AITER's git repository: which commit a ref names, which version that is, and an export of the kernels at that commit."""
+"""AITER's git repository: which commit a ref names, which version that is, and an export of its kernels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
 KERNELS = "aiter/ops/triton"
-"""The folder that makes a tree an AITER tree; everything the Triton kernels import lies here and in the folders below."""
+"""The folder that makes a tree an AITER tree."""
 
 EXPORTED = (KERNELS, "aiter/ops/__init__.py", "aiter/jit/__init__.py", "aiter/jit/utils", "aiter/utility")
+"""All that the Triton kernels import of AITER, in every version."""
 
 UNKNOWN = "unknown"
 
@@ -58,7 +60,7 @@ class Repository:
 
     def commit(self, ref: str) -> str:
         """The full id of the commit that `ref` (tag, branch or commit) names; AiterNotFound if it names none."""
-        found = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", check=False)
+        found = self._run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", check=False)
         if found.returncode:
             # A refusal (of a repository that another user owns, say) explains itself; a mere miss is silent.
             reason = _first_line(found.stderr)
@@ -77,7 +79,7 @@ class Repository:
         return Identity(self._version(commit, dirty), commit, description)
 
     def export(self, commit: str, identity: Identity, cache: Path) -> Path:
-        """The folder that holds `aiter/` as of `commit`: from the cache, or written there first, whole or not at all."""
+        """The folder that holds `aiter/` as of `commit`: in the cache, or put there first, whole or not at all."""
         target = cache / _EXPORT_FORMAT / commit
         if not target.is_dir():
             archive = self._archive(commit)
@@ -85,14 +87,16 @@ class Repository:
                 _unpack(archive, identity, target)
             except OSError as refused:
                 raise AiterNotFound(f"AITER {commit[:7]} cannot be exported to {target}: {refused}") from refused
+        elif read_identity(target) != identity:  # tagged since
+            with suppress(OSError):  # in a cache of someone else's, its note stays as it is
+                write_identity(target, identity)
         return target
 
     def _archive(self, commit: str) -> bytes:
         held = self._git("ls-tree", "--name-only", commit, "--", *EXPORTED).splitlines()
         if KERNELS not in held:
-            raise AiterNotFound(
-                f"commit {commit[:7]} of {self.path} holds no {KERNELS}: it is not AITER, or older than its kernels"
-            )
+            what = f"commit {commit[:7]} of {self.path}"
+            raise AiterNotFound(f"{what} holds no {KERNELS}: it is not AITER, or older than its kernels")
         return self._run("archive", "--format=tar", commit, "--", *held).stdout
 
     def _version(self, commit: str, dirty: bool) -> str:
@@ -116,7 +120,7 @@ class Repository:
         return [version for version in map(_version, tags) if version]
 
     def _describe(self, commit: str) -> str:
-        """`git describe` by version tags alone, long form (`v0.1.14-rc0-915-ge4048607a5`), or "" where no such tag is behind."""
+        """`git describe` by version tags alone, `v0.1.14-rc0-915-ge4048607a5`; "" where no such tag is behind."""
         tags = self._git("tag", "--list", _VERSION_TAGS).splitlines()
         no_versions = [argument for tag in tags if not _version(tag) for argument in ("--exclude", tag)]
         found = self._run("describe", "--tags", "--long", "--match", _VERSION_TAGS, *no_versions, commit, check=False)
@@ -129,7 +133,8 @@ class Repository:
         # Hooks run with GIT_DIR and its like set, which would point git at another repository than the one asked for.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         try:
-            done = subprocess.run(["git", "-C", str(self.path), *arguments], capture_output=True, env=environment)
+            command = ["git", "-C", str(self.path), *arguments]
+            done = subprocess.run(command, capture_output=True, check=False, env=environment)
         except FileNotFoundError as absent:
             raise AiterNotFound(f"git is not installed, and {self.path} is a git repository") from absent
         if check and done.returncode:
@@ -139,8 +144,9 @@ class Repository:
 
 def write_identity(root: Path, identity: Identity) -> None:
     """Notes in `source.json` what the exported tree at `root` is, so that it says so wherever it is carried."""
-    noted = {"version": identity.version, "commit": identity.commit, "description": identity.description}
-    (root / "source.json").write_text(json.dumps(noted, indent=2) + "\n")
+    draft = root / f"source.json.{os.getpid()}"
+    draft.write_text(json.dumps(asdict(identity), indent=2) + "\n")
+    draft.replace(root / "source.json")
 
 
 def read_identity(root: Path) -> Identity | None:

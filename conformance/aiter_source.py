@@ -40,10 +40,10 @@ class AiterSource:
 
 
 def locate(spec: str | None) -> AiterSource | None:
-    """The AITER that `spec` names: `PATH` of a source tree or git repository, or `PATH@REF`; AiterNotFound if it names none.
+    """The AITER that `spec` names, `PATH` (source tree or git repository) or `PATH@REF`; AiterNotFound if none.
 
-    Without a spec, the installed AITER, found without importing it, or None. A bare repository without a ref means its HEAD;
-    a working tree without a ref means the files as they lie there.
+    Without a spec, the installed AITER, found without importing it, or None. A bare repository without a ref means
+    its HEAD; a working tree without a ref means the files as they lie there.
     """
     if spec is None:
         return _installed()
@@ -105,7 +105,7 @@ def _importable_root() -> Path | None:
 
 
 def _tree_identity(root: Path) -> Identity:
-    """What the tree at `root` says of itself: a noted export, git, a built `_version.py`, or package metadata beside it."""
+    """What the tree at `root` says of itself: the note of an export, git, `_version.py`, or package metadata."""
     if noted := read_identity(root):
         return noted
     if repository := Repository.at(root):

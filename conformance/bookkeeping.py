@@ -53,10 +53,14 @@ class Bookkeeper:
         if report.when == "call" and "status" in properties:
             environment = properties.pop("environment", None)
             self._take(properties, environment)
-        elif report.failed:  # the worker died over it, or a fixture failed
+        elif report.failed:  # the worker died over it ("???" is xdist's word for that), or a fixture failed
             status = Status.CRASH if report.when == "???" else Status.ERROR
             reason = str(report.longrepr).strip().splitlines()[-1]
-            self._take({"case": _case_id(report.nodeid), "status": str(status), "reason": reason}, None)
+            case = _case_id(report.nodeid)
+            report.longrepr = (
+                f"{status}  {self.system.name}   {case}\n  what    {reason}\n  repro   {self.system.repro(case)}"
+            )
+            self._take({"case": case, "status": str(status), "reason": reason}, None)
 
     def _take(self, result: dict[str, Any], environment: dict[str, str] | None) -> None:
         self.results[result["case"]] = result
@@ -99,15 +103,14 @@ class Bookkeeper:
 
     # -- what the terminal shows ------------------------------------------------------------------------------------
 
-    def pytest_report_header(self, config: pytest.Config) -> list[str]:
-        asked = any("conformance" in arg and "suite" in arg for arg in config.args)
-        return header_lines(self.system, self.title) if asked else []
+    def pytest_report_header(self) -> list[str]:
+        return header_lines(self.system, self.title)
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
-        if SUITE not in report.nodeid or report.when != "call":
+        if SUITE not in report.nodeid or report.when not in ("call", "???"):
             return None
-        result = dict(report.user_properties)
-        status = Status(result.get("status", Status.ERROR))
+        result = self.results[_case_id(report.nodeid)]
+        status = Status(result["status"])
         letter = {Status.PASS: ".", Status.UNSUPPORTED: "u"}.get(status, status[0])
         category = {Status.PASS: "passed", Status.UNSUPPORTED: "unsupported"}.get(status, "failed")
         if self.closed:

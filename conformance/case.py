@@ -14,6 +14,11 @@ REGIMES = ("random", "needle", "poison.pages", "poison.tails", "poison.garbage")
 """How the inputs are made: see `conformance.inputs`."""
 
 
+MOST_SEQUENCES = 2**16
+LARGEST = 2**31 - 1
+"""Kernels take lengths, and indices into the block table, as int32."""
+
+
 class BadCase(ValueError):
     """A case id or a combination of fields that describes no attention call."""
 
@@ -43,6 +48,8 @@ class Case:
     table_width: int = 1  # times the pages that the longest sequence needs
 
     def __post_init__(self) -> None:
+        if len(self.query_lens) > MOST_SEQUENCES:
+            raise BadCase(f"a batch has at most {MOST_SEQUENCES} sequences, not {len(self.query_lens)}")
         if not self.query_lens or len(self.query_lens) != len(self.seq_lens):
             raise BadCase(f"{len(self.query_lens)} query lengths do not go with {len(self.seq_lens)} sequence lengths")
         if min(self.query_lens) < 0 or min(self.seq_lens) < 0 or not any(self.query_lens):
@@ -51,8 +58,16 @@ class Case:
             raise BadCase("heads, head dimension, page size and table width must be positive")
         if self.q_heads % self.kv_heads:
             raise BadCase(f"{self.q_heads} query heads cannot share {self.kv_heads} KV heads evenly")
-        if min(self.window) < -1 or self.softcap < 0:
-            raise BadCase("a window side is a number of keys or -1 for unbounded; softcap is not negative")
+        width = max(1, *self.pages) * self.table_width
+        if (
+            max(self.tokens, *self.seq_lens, *self.window, self.q_heads * self.head_dim, self.page_size, width)
+            > LARGEST
+        ):
+            raise BadCase(f"a length, a window and the width of the block table are at most {LARGEST}")
+        if min(self.window) < -1:
+            raise BadCase("a window side is a number of keys, or -1 for unbounded")
+        if self.softcap < 0 or not re.fullmatch(r"[\d.]+", cap := f"{self.softcap:g}") or float(cap) != self.softcap:
+            raise BadCase(f"softcap {self.softcap} is not a plain positive number of at most 6 digits")
         for name, value, known in (
             ("dtype", self.dtype, DTYPES),
             ("layout", self.layout, LAYOUTS),
@@ -134,10 +149,12 @@ class Case:
 
 EXAMPLE = "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random"
 
+_NUMBER = r"[0-9]{1,10}"
+_LENGTHS = rf"{_NUMBER}(?:x{_NUMBER})?(?:\+{_NUMBER}(?:x{_NUMBER})?)*"
 _REQUIRED = re.compile(
-    r"decode-(?P<mode>causal|noncausal)-(?P<dtype>\w+)-b(?P<batch>\d+)-q(?P<q>[\dx+]+)-h(?P<q_heads>\d+):(?P<kv_heads>\d+)"
-    r"-d(?P<head_dim>\d+)-p(?P<page_size>\d+)-kv(?P<kv>[\dx+]+)(?P<optional>(?:-[a-z][\w.:]*)*)"
-    r"-(?P<layout>[a-z]+)-(?P<regime>[a-z.]+)"
+    rf"decode-(?P<mode>causal|noncausal)-(?P<dtype>[a-z0-9]+)-b(?P<batch>{_NUMBER})-q(?P<q>[0-9x+]+)"
+    rf"-h(?P<q_heads>{_NUMBER}):(?P<kv_heads>{_NUMBER})-d(?P<head_dim>{_NUMBER})-p(?P<page_size>{_NUMBER})"
+    rf"-kv(?P<kv>[0-9x+]+)(?P<optional>(?:-[a-z][a-z0-9.:]*)*)-(?P<layout>[a-z]+)-(?P<regime>[a-z.]+)"
 )
 
 
@@ -168,14 +185,16 @@ _DEFAULTS = {f.name: f.default for f in fields(Case) if f.default is not MISSING
 _OPTIONAL = (
     _Token(
         "window",
-        r"w(\d+|inf):(\d+|inf)",
+        rf"w(?:{_NUMBER}|inf):(?:{_NUMBER}|inf)",
         lambda sides: "w" + ":".join("inf" if side < 0 else str(side) for side in sides),
         _window,
     ),
-    _Token("softcap", r"softcap[\d.]+", lambda cap: f"softcap{cap:g}", lambda word: float(word[7:])),
+    _Token(
+        "softcap", rf"softcap{_NUMBER}(?:\.{_NUMBER})?", lambda cap: f"softcap{cap:g}", lambda word: float(word[7:])
+    ),
     _Token("alibi", r"alibi", lambda _: "alibi", lambda _: True),
     _Token("sinks", r"sinks", lambda _: "sinks", lambda _: True),
-    _Token("table_width", r"table\d+x", lambda times: f"table{times}x", lambda word: int(word[5:-1])),
+    _Token("table_width", rf"table{_NUMBER}x", lambda times: f"table{times}x", lambda word: int(word[5:-1])),
 )
 
 
@@ -188,12 +207,14 @@ def _write_lengths(lengths: tuple[int, ...]) -> str:
 
 
 def _read_lengths(text: str, batch: int) -> tuple[int, ...]:
-    runs = [run.split("x") for run in text.split("+")]
-    if any(len(run) > 2 or not all(part.isdigit() for part in run) for run in runs):
+    if batch > MOST_SEQUENCES:
+        raise BadCase(f"a batch has at most {MOST_SEQUENCES} sequences, not {batch}")
+    if not re.fullmatch(_LENGTHS, text):
         raise BadCase(f"not a list of lengths: {text!r} (write 16, or 1+5+16, or 1x3+17)")
-    if len(runs) == 1 and len(runs[0]) == 1:
+    if text.isdigit():
         return (int(text),) * batch
-    lengths = tuple(int(run[0]) for run in runs for _ in range(int(run[1]) if len(run) == 2 else 1))
-    if len(lengths) != batch:
-        raise BadCase(f"{text!r} gives {len(lengths)} lengths for a batch of {batch}")
-    return lengths
+    runs = [tuple(map(int, run.split("x"))) for run in text.split("+")]
+    total = sum(run[1] if len(run) == 2 else 1 for run in runs)
+    if total != batch:
+        raise BadCase(f"{text!r} gives {total} lengths for a batch of {batch}")
+    return tuple(run[0] for run in runs for _ in range(run[1] if len(run) == 2 else 1))

@@ -23,15 +23,18 @@ def run(case: Case, backend: Backend, target: Target) -> Verdict:
     """The verdict on a case; what the backend raises becomes a status, never an exception."""
     try:
         inputs = make(case).to(target.device)
+        want = exact(case, inputs)  # before the backend could change what it is judged by
         started = perf_counter()
         with _uninitialised_memory_is_nan():
             answer = backend.answer(case, inputs)
             if target.kind == "gpu":
                 torch.cuda.synchronize()
         seconds = perf_counter() - started
-        verdict = judge(case, exact(case, inputs), answer.out, answer.lse, answer.profile)
+        verdict = judge(case, want, answer.out, answer.lse, answer.profile)
         return replace(verdict, path=answer.path, seconds=seconds)
-    except Exception as error:  # a kernel, a compiler or a driver may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included
         return Verdict(_status_of(error), _sentence(error))
 
 
@@ -60,7 +63,7 @@ def _uninitialised_memory_is_nan() -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     fill, mode = memory.fill_uninitialized_memory, torch.get_deterministic_debug_mode()
     memory.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # not use_deterministic_algorithms, which imports the compiler
     try:
         yield
     finally:
@@ -68,18 +71,21 @@ def _uninitialised_memory_is_nan() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
 
 
-def _status_of(error: Exception) -> Status:
-    if isinstance(error, Unsupported | NotImplementedError):
+def _status_of(error: BaseException) -> Status:
+    lacks_operator = str(error).startswith("Could not run")  # torch's word for an operator that a device lacks
+    if isinstance(error, Unsupported) or (isinstance(error, NotImplementedError) and not lacks_operator):
         return Status.UNSUPPORTED
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return Status.RESOURCE
     return Status.ERROR
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """The line of the error that says what is wrong, and where it was raised."""
-    lines = str(error).strip().splitlines() or [""]
-    message = lines[-1 if type(error).__name__ == "CompilationError" else 0]  # Triton quotes the source first
+    said = error
+    while said.__cause__ is not None:  # Triton wraps what went wrong in a quotation of the source
+        said = said.__cause__
+    message = next(iter(str(said).strip().splitlines()), "")
     if isinstance(error, Unsupported):
         return message
     frame = traceback.extract_tb(error.__traceback__)[-1]

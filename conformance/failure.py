@@ -1,7 +1,5 @@
 """A verdict that is not a pass, as a person should read it."""
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from conformance.case import Case
@@ -39,18 +37,17 @@ def where(case: Case, wrong: Tensor) -> str:
     heads = [int(h) for h in wrong.any(0).nonzero()[:, 0]]
     return "; ".join(
         (
-            _among("sequence", {b for b, _ in tokens}, (b for b, m in enumerate(case.query_lens) if m)),
-            _among("query", {i for _, i in tokens}, range(max(case.query_lens))),
-            _among("head", set(heads), range(case.q_heads)),
+            _among("sequence", {b for b, _ in tokens}, {b for b, m in enumerate(case.query_lens) if m}, case.batch),
+            _among("query", {i for _, i in tokens}, set(range(m := max(case.query_lens))), m),
+            _among("head", set(heads), set(range(case.q_heads)), case.q_heads),
             f"{float(wrong.double().mean()):.1%} of all rows",
         )
     )
 
 
-def _among(noun: str, some: set[int], every: Iterable[int]) -> str:
+def _among(noun: str, some: set[int], every: set[int], count: int) -> str:
     """`every head`, or `heads 8-15 of 32`."""
-    count = len(everything := set(every))
-    if some == everything:
+    if some == every:
         return f"every {noun}"
     plural = {"query": "queries"}.get(noun, noun + "s")
     return f"{noun if len(some) == 1 else plural} {_ranges(sorted(some))} of {count}"

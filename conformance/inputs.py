@@ -86,7 +86,7 @@ def make(case: Case) -> Inputs:
     elif case.regime != "random":
         _poison(case.regime, case, k_cache, v_cache, block_table, owned)
     k_cache, v_cache = _lay_out(case.layout, k_cache, v_cache)
-    heads = torch.arange(1, case.q_heads + 1, dtype=torch.float32)
+    heads = case.q_heads
     return Inputs(
         q=q,
         k_cache=k_cache,
@@ -96,7 +96,7 @@ def make(case: Case) -> Inputs:
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
         scale=case.head_dim**-0.5,
         # Press, Smith & Lewis, "Train Short, Test Long" (2022): a geometric sequence over the heads
-        alibi_slopes=torch.exp2(-8.0 * heads / case.q_heads) if case.alibi else None,
+        alibi_slopes=torch.tensor([2.0 ** (-8 * h / heads) for h in range(1, heads + 1)]) if case.alibi else None,
         sinks=_normal(bits, (case.q_heads,), torch.float32) if case.sinks else None,
     )
 

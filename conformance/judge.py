@@ -210,5 +210,5 @@ def _judge_lse(case: Case, lse: Tensor, want: Attention, profile: RoundingProfil
 def locate(case: Case, token: int) -> tuple[int, int]:
     """Sequence, and query within it, of a packed query row."""
     starts = case.query_starts
-    sequence = max(b for b in range(case.batch) if starts[b] <= token and case.query_lens[b])
+    sequence = max(b for b in range(case.batch) if starts[b] <= token)
     return sequence, token - starts[sequence]

@@ -40,8 +40,13 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: TextIO | None = None
-        if path.exists():
-            raise BadRecord(f"{path} exists and is kept: delete it, or record somewhere else")
+        try:
+            if path.is_dir():
+                raise BadRecord(f"cannot record to {path}: it is a folder")
+            if path.exists():
+                raise BadRecord(f"{path} exists and is kept: delete it, or record somewhere else")
+        except OSError as e:  # a name that no file can have
+            raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise BadRecord(f"cannot record to {path}: there is no writable folder {path.parent}")
 
@@ -62,7 +67,7 @@ class Writer:
     def _write(self, kind: str, **content: Any) -> None:
         if self._file is None:
             self._file = self.path.open("x", encoding="utf-8")
-        self._file.write(json.dumps({"kind": kind, **content}) + "\n")
+        self._file.write(json.dumps({"kind": kind, **content}, allow_nan=False) + "\n")
         self._file.flush()
 
 
@@ -92,10 +97,19 @@ def read(path: Path) -> Record:
         except json.JSONDecodeError as e:
             if number < len(lines):
                 raise BadRecord(f"{path}, line {number}: not JSON ({e.msg})") from e
-    if not entries or not all(isinstance(e, dict) for e in entries) or entries[0].get("kind") != "header":
+    header = entries[0] if entries else None
+    if not isinstance(header, dict) or header.get("kind") != "header":
         raise BadRecord(f"{path} is not a record: its first line is no header")
-    if entries[0].get("format") != FORMAT:
-        raise BadRecord(f"{path} has format {entries[0].get('format')!r}; this suite reads {FORMAT}")
-    cases = [e for e in entries if e["kind"] == "case"]
-    closed = entries[-1]["kind"] == "footer"
-    return Record(entries[0], cases, complete=closed and len(cases) == entries[0]["planned"])
+    if header.get("format") != FORMAT:
+        raise BadRecord(f"{path} has format {header.get('format')!r}; this suite reads {FORMAT}")
+    if not isinstance(header.get("planned"), int):
+        raise BadRecord(f"{path} is not a record: its header does not say how many cases were planned")
+    cases = []
+    for number, entry in enumerate(entries[1:], 2):
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        if kind == "case" and isinstance(entry.get("case"), str) and entry.get("status") in set(Status):
+            cases.append(entry)
+        elif kind != "footer":
+            raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer")
+    closed = len(entries) > 1 and entries[-1]["kind"] == "footer"
+    return Record(header, cases, complete=closed and len({c["case"] for c in cases}) == header["planned"])

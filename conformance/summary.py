@@ -27,7 +27,7 @@ def header_lines(system: System, title: str) -> list[str]:
 
 
 def progress_word(result: dict[str, Any], done: int, planned: int, elapsed: float) -> str:
-    """`PASS bound 0.38 noise 0.92, 12/52, 1m10s left`."""
+    """What a verbose run shows of a result: `PASS bound 0.38 noise 0.92, 12/52, 1m10s left`."""
     word = result["status"]
     if "bound" in result:
         word += f" bound {result['bound']:.2g} noise {result['noise']:.2g}"

@@ -31,6 +31,8 @@ class System:
     def start(self) -> Target:
         """Activate the target and import the kernels. Raises one of `NotReady`."""
         target = activate(self.target_spec)
+        if target.kind != "gpu":
+            torch.set_num_threads(1)  # cases are small, and workers would crowd each other out
         if self.backend.prepare is not None:
             self.backend.prepare(self.source, target)
         return target

@@ -1,4 +1,4 @@
-"""Systems under test. A backend is one function `attend(case, inputs)`, in one file here or named `package.module:function`.
+"""Systems under test. A backend is one function `attend(case, inputs)`: a file here, or any `package.module:function`.
 
 It returns the output tensor [T, Hq, D], or `(out, lse)` with lse [T, Hq], or an `Answer` that says more. To decline a
 case it raises `Unsupported`. Nothing else is needed; a module here may also define `TARGETS` and `prepare`.
@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from torch import Tensor
 
@@ -70,12 +70,12 @@ def load(name: str) -> Backend:
     """The backend of that name, or the function `package.module:function`. Raises UnknownBackend."""
     if ":" in name:
         try:
-            attend: Any = pkgutil.resolve_name(name)
+            attend = pkgutil.resolve_name(name)
         except Exception as e:  # whatever a stranger's module does when it is imported
             raise UnknownBackend(f"backend {name} cannot be loaded: {e}") from e
         if not callable(attend):
             raise UnknownBackend(f"backend {name} is not a function")
-        return Backend(name, attend)
+        return Backend(name, cast(Attend, attend))
     if name not in names():
         raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
     module = importlib.import_module(f"{__name__}.{name}")

@@ -63,6 +63,6 @@ def attend(case: Case, inputs: Inputs) -> Answer:
 
 
 def rounding(path: str, dtype: str) -> RoundingProfile:
-    """What each kernel rounds: the decode kernel rounds q * scale * log2(e) to q's dtype, unified attention does not."""
+    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, unified attention does not."""
     scaled_q = dtype if path.startswith("kvcache") else None
     return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q)

@@ -15,7 +15,7 @@ class MetadataBuilder:
     decode_threshold: int = 1
 
     def build(self, batch: ScheduledBatch) -> AttentionMetadata:
-        """Metadata of a target-model step: decodes, extends and prefills, told apart by the host's copies of the lengths.
+        """Metadata of a target-model step: decodes, extends and prefills, told apart by the host's lengths.
 
         A sequence decodes if it has at most `decode_threshold` queries, prefills if its queries are all its keys,
         extends otherwise. Raises ValueError if the host's copies are missing or the batch is not in that order.

@@ -19,21 +19,24 @@ _SPECS: dict[str, Callable[[], Target]] = {
     "cpu": lambda: Target("cpu", "cpu", torch.device("cpu")),
 }
 
-_active: Target | None = None
+_active: list[Target] = []
+"""The target of this process, once there is one."""
 
 
 def activate(spec: str) -> Target:
-    """Makes this process run kernels on the target that `spec` names; a process has one target, so a second one is a TargetError."""
-    global _active
+    """Makes this process run kernels on the target that `spec` names, for good; TargetError for another one later."""
     if spec not in _SPECS:
         raise TargetError(f"unknown target {spec!r}: choose one of {', '.join(_SPECS)}")
-    if _active is None:
-        _active = _SPECS[spec]()
-    elif not _names(spec, _active):
-        raise TargetError(f"this process runs on target {_active.name}, and a process has one target: start another for {spec}")
-    return _active
+    if not _active:
+        _active.append(_SPECS[spec]())
+    target = _active[0]
+    if not _names(spec, target):
+        one = f"this process runs on target {target.name}, and a process has one target"
+        raise TargetError(f"{one}: start another for {spec}")
+    return target
 
 
 def _names(spec: str, target: Target) -> bool:
-    full = f"interpreter:{interpreter.DEFAULT_ARCH}" if spec == "interpreter" else spec
-    return full in (target.name, target.kind if target.kind == "gpu" else target.name)
+    if spec == "interpreter":
+        return target.name == f"interpreter:{interpreter.DEFAULT_ARCH}"
+    return spec == target.name or spec == target.kind == "gpu"

@@ -8,24 +8,33 @@ from typing import Any
 
 import torch
 
+from conformance.status import Unsupported
 from conformance.targets.target import Target, TargetError
 
-AMD_ONLY_OPTIONS = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack"})
+AMD_ONLY_OPTIONS = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack", "schedule_hint", "allow_flush_denorm"})
 """Launch options that Triton's HIP backend alone knows; its CUDA backend refuses them as unknown arguments."""
 
 
+SHORTEST_DOT = "N >= 1 and K >= "
+"""From Triton's sentence about the shapes of `tl.dot`; its HIP backend has no such limit."""
+
+
 def activate() -> Target:
-    """The GPU of this process: under pytest-xdist worker N takes GPU N modulo their number. Raises TargetError if there is none."""
-    count = torch.cuda.device_count()
-    if not torch.cuda.is_available() or count == 0:
-        built = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "no GPU support"
-        raise TargetError(f"no GPU is visible to torch: torch {torch.__version__} is built with {built} and counts {count} devices")
+    """The GPU of this process; TargetError without one. Under pytest-xdist worker N takes GPU N modulo their number."""
+    if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y"):
+        raise TargetError(
+            "TRITON_INTERPRET is set, so that Triton would interpret on the CPU what target gpu is to run: unset it"
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        built = "for ROCm" if torch.version.hip else "for CUDA" if torch.version.cuda else "without GPU support"
+        raise TargetError(f"no GPU is visible to torch: torch {torch.__version__} is built {built} and finds no device")
     torch.cuda.set_device(_worker_number() % count)
     device = torch.device("cuda", torch.cuda.current_device())
     properties: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         return Target("gpu", properties.gcnArchName.split(":")[0], device)
-    _drop_amd_only_options()
+    _launch_amd_kernels_on_cuda()
     return Target("gpu", f"sm_{properties.major}{properties.minor}", device)
 
 
@@ -35,12 +44,14 @@ def _worker_number() -> int:
     return int(worker[2:]) if worker.startswith("gw") and worker[2:].isdigit() else 0
 
 
-def _drop_amd_only_options() -> None:
+def _launch_amd_kernels_on_cuda() -> None:
     """Makes every Triton launch on CUDA ignore AMD's tuning options, which change speed and never the result.
 
-    `JITFunction.run` is the one door: a direct launch, `Autotuner` (with its configs' options) and `Heuristics` all go through it.
+    `JITFunction.run` is the one door: a direct launch, `Autotuner` (with its configs' options) and `Heuristics` go
+    through it. What AMD's compiler takes and NVIDIA's does not is Unsupported here: it says nothing of the kernel.
     """
     try:
+        from triton.compiler.errors import CompilationError
         from triton.runtime.jit import JITFunction
     except ModuleNotFoundError:
         return
@@ -50,6 +61,11 @@ def _drop_amd_only_options() -> None:
     def run(self: Any, *args: Any, **options: Any) -> Any:
         # A kernel may declare a parameter of that name; then it is an argument, not an option.
         foreign = AMD_ONLY_OPTIONS.difference(self.arg_names)
-        return launch(self, *args, **{name: value for name, value in options.items() if name not in foreign})
+        try:
+            return launch(self, *args, **{name: value for name, value in options.items() if name not in foreign})
+        except CompilationError as error:
+            if SHORTEST_DOT in f"{error} {error.__cause__}":
+                raise Unsupported("NVIDIA has no tl.dot of fewer than 16 terms, AMD has: run it elsewhere") from error
+            raise
 
     JITFunction.run = run

@@ -11,13 +11,13 @@ WAVEFRONT = 64
 """Threads of a wavefront on every CDNA GPU."""
 
 COMPUTE_UNITS = {"gfx942": 304, "gfx950": 256}
-"""Compute units of MI300X and MI350X, by the architecture that Triton names."""
+"""Compute units of MI300X and MI350X, by the architecture's name."""
 
 
 class HipDriver:
     """Answers what kernels ask of a driver at import and at launch: one HIP device of the given arch, number 0.
 
-    It is duck-typed on Triton's `DriverBase`: Triton checks no type, and a base class would import Triton with this module.
+    Triton checks no type, so that there is no need to derive from its `DriverBase` and import Triton here.
     """
 
     def __init__(self, arch: str) -> None:
@@ -32,13 +32,13 @@ class HipDriver:
     def get_current_device(self) -> int:
         return 0
 
-    def set_current_device(self, device: int) -> None:
+    def set_current_device(self, _device: int) -> None:
         """There is one device only, so there is nothing to choose."""
 
-    def get_current_stream(self, device: int | None = None) -> int:
+    def get_current_stream(self, _device: int | None = None) -> int:
         return 0
 
-    def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
+    def get_device_capability(self, _device: int | None = None) -> tuple[int, int]:
         """The (major, minor) pair that torch reports for this arch: (9, 4) for gfx942."""
         return int(self.arch[3:-2]), int(self.arch[-2], 16)
 
@@ -48,7 +48,9 @@ class HipDriver:
     def get_benchmarker(self) -> Callable[..., list[float]]:
         """A benchmarker that runs the kernel once and times nothing: any config is as good as another without a GPU."""
 
-        def run_once(kernel_call: Callable[[], object], *, quantiles: list[float] | None = None, **_: object) -> list[float]:
+        def run_once(
+            kernel_call: Callable[[], object], *, quantiles: list[float] | None = None, **_: object
+        ) -> list[float]:
             kernel_call()
             return [0.0] * len(quantiles or [0.5])
 

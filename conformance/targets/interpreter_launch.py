@@ -1,41 +1,48 @@
 """Mends of how Triton's interpreter launches a kernel: quieter, and several times faster, with the same results.
 
-Left alone, it replaces the whole of `triton.language` anew for every call of every device function, and checks every integer
-operation for overflow only to drop the answer (the check asserts in debug builds alone).
+Left alone, it replaces the whole of `triton.language` anew for every call of every device function, and checks every
+integer operation for overflow only to drop the answer (the check asserts in debug builds alone).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
+from conformance.targets import interpreter_shortcuts
+from conformance.targets.triton_internals import known
+
 
 def mend(interpreter: Any) -> None:
     """Shortens and quietens launches; `interpreter` is the module `triton.runtime.interpreter`."""
-    interpreter._patch_lang = _InterpretedLanguage(interpreter)
-    interpreter._get_np_dtype = _remembered(interpreter._get_np_dtype)
-    without_overflow_checks = dataclasses.replace(interpreter.InterpreterOptions(), sanitize_overflow=False)
-    interpreter.interpreter_builder.options = without_overflow_checks
+    options = known(interpreter.interpreter_builder, "options")
+    known(options, "sanitize_overflow")
+    interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
     _silence(interpreter.GridExecutor)
+    interpreter_shortcuts.take(interpreter)
+    interpreter._patch_lang = _InterpretedLanguage(interpreter)
 
 
 class _InterpretedLanguage:
     """`triton.language` as the interpreter sees it: put in place when a launch begins, taken away when it ends.
 
-    It stands for `_patch_lang`, which returns a scope to `restore`, and is that scope too.
+    It stands for Triton's `_patch_lang`, which returns a scope to `restore`, and is that scope too.
     """
 
     def __init__(self, interpreter: Any) -> None:
-        self._patch_lang = interpreter._patch_lang
-        self._absent = interpreter._MISSING
+        self._patch_lang = known(interpreter, "_patch_lang", "fn")
+        self._absent = known(interpreter, "_MISSING")
+        self._semantic = known(interpreter, "interpreter_semantic")
+        self._interpreter = interpreter
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._in_place = False
 
-    def __call__(self, kernel: Any) -> _InterpretedLanguage | _NothingReplaced:
+    def __call__(self, _kernel: Any) -> _InterpretedLanguage | _NothingReplaced:
         if self._in_place:  # a device function, called from a kernel
             return _NothingReplaced()
         self._replaced = self._replaced or self._record()
@@ -57,13 +64,19 @@ class _InterpretedLanguage:
         """All that Triton replaces for a kernel that sees the whole language: (owner, name, compiled, interpreted)."""
         import triton.language as tl
 
-        sees_all = FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core})
-        scope = self._patch_lang(sees_all)
+        known(self._interpreter, "_patch_attr", "obj", "name", "member", "builder", "scope")
+        self._interpreter._patch_attr = self._replace_builtin
+        scope = self._patch_lang(FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core}))
+        interpreter_shortcuts.take_in_language(scope)
         # A member may be replaced twice over; its first original and its last replacement count.
         originals = {(id(owner), name): (owner, name, original) for owner, name, original in reversed(scope._changes)}
         replaced = [(owner, name, original, getattr(owner, name)) for owner, name, original in originals.values()]
         scope.restore()
         return replaced
+
+    def _replace_builtin(self, owner: Any, name: str, builtin: Any, _builder: Any, scope: Any) -> None:
+        """Binds a builtin of the language to the interpreter: Triton's `_patch_attr`, less two calls around each."""
+        scope.set_attr(owner, name, _bound(_unchecked(builtin), self._semantic))
 
 
 class _NothingReplaced:
@@ -73,22 +86,25 @@ class _NothingReplaced:
         pass
 
 
-def _remembered(np_dtype_of: Any) -> Any:
-    """`_get_np_dtype`, which builds its whole table for each look-up, with the answers kept by the name of the scalar type."""
-    known: dict[str, np.dtype] = {}
+def _unchecked(builtin: Any) -> Any:
+    """A builtin without what its decorator puts around it, the check that it was called from a kernel."""
+    from triton.language import core
 
-    def np_dtype(triton_dtype: Any) -> np.dtype:
-        name = triton_dtype.scalar.name
-        if name not in known:
-            known[name] = np_dtype_of(triton_dtype)
-        return known[name]
+    is_decorated = getattr(builtin, "__code__", None) is core.builtin(lambda: None).__code__
+    return builtin.__wrapped__ if is_decorated else builtin
 
-    return np_dtype
+
+def _bound(builtin: Callable[..., Any], semantic: Any) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        options["_semantic"] = semantic
+        return builtin(*args, **options)
+
+    return call
 
 
 def _silence(executor: Any) -> None:
-    """Keeps NumPy from warning of what is ordinary in a kernel: masked lanes hold infinities and NaN, as they do on hardware."""
-    launch = executor.__call__
+    """Keeps NumPy from warning of what is ordinary in a kernel: masked lanes hold infinities and NaN."""
+    launch = known(executor, "__call__", "self", "args_dev", "kwargs")
 
     @functools.wraps(launch)
     def quiet_launch(self: Any, *args: Any, **options: Any) -> None:

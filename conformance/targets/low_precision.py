@@ -1,8 +1,9 @@
 """The small floating formats that NumPy lacks: bfloat16 and float8, as stored bits and as float32 values.
 
-The meaning of every bit pattern, and of every rounding, is torch's: float32 -> format rounds to nearest even, a NaN stays a
-NaN, bfloat16 overflows to infinity. What a float8 conversion does *beyond the largest finite value* is not settled between
-torch and hardware (clamp, infinity or NaN, by instruction and mode): here it is torch's answer, and no verdict should rest on it.
+The meaning of every bit pattern, and of every rounding, is torch's: a float32 rounds to the nearest, ties to even; a
+NaN stays a NaN; and bfloat16 overflows to infinity. What a float8 conversion does *beyond the largest finite value* is
+not settled between torch and hardware (clamp, infinity or NaN, by instruction and mode): here it is torch's answer, and
+no verdict should rest on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FLOAT8 = {
 }
 """Triton's names of the float8 formats that torch has (Triton's `fp8e4b15` has no counterpart)."""
 
-FORMATS = ("bf16", *FLOAT8)
+FORMATS = frozenset({"bf16", *FLOAT8})
 """Triton's names of every format that `widen` and `narrow` know."""
 
 
@@ -49,8 +50,8 @@ def truncate_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
     bits = values.view(np.uint32)
-    # Adding just under half of the last kept place, plus its own lowest bit, carries exactly when the nearest even is above.
-    # Infinity is a fixed point, and the largest finite values carry into it.
+    # Adding just under half of the last place kept, plus that place's own bit, carries exactly when the nearest even is
+    # above. Infinity is a fixed point, and the largest finite values carry into it.
     to_nearest = (bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
     not_a_number = np.isnan(values)
     if not_a_number.any():
@@ -59,7 +60,7 @@ def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _quiet(bits: np.ndarray) -> np.ndarray:
-    """A NaN's upper half with the quiet bit set: without it a payload in the lower half alone would truncate to infinity."""
+    """A NaN's upper half with the quiet bit set: a payload in the lower half alone would truncate to infinity."""
     return (bits >> np.uint32(16)) | np.uint32(0x0040)
 
 

@@ -1,0 +1,324 @@
+"""Whole runs, as a user or a CI job starts them: exit codes, what is printed and recorded, what a mistake costs."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from conformance.__main__ import main
+from conformance.manifest import cases
+from conformance.record import read
+from conformance.status import Status
+from tests.harness.answers import BEHAVIOURS
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+
+
+def case_id(page_size: int = 1, keys: int = 9) -> str:
+    return f"decode-noncausal-bf16-b1-q2-h2:1-d16-p{page_size}-kv{keys}-packed-random"
+
+
+def chosen(*ids: str) -> list[str]:
+    return [word for name in ids for word in ("--case", name)]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def printed(self) -> str:
+        return self.out + self.err
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A working directory that is not the checkout; a folder `aiter` in it hides one that is installed."""
+    (tmp_path / "aiter").mkdir()
+    (tmp_path / "aiter" / "__init__.py").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def start(elsewhere: Path) -> Callable[..., Done]:
+    """Starts `python -m MODULE ...` in a process of its own."""
+
+    def start(*words: object, module: str = "conformance", cwd: Path = elsewhere) -> Done:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (elsewhere, ROOT, HERE)))
+        environment["OMP_NUM_THREADS"] = "1"
+        command = [sys.executable, "-m", module, *map(str, words), "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return start
+
+
+@pytest.fixture
+def command(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command in this process: what is refused before a case runs needs no process of its own."""
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.syspath_prepend(elsewhere)
+
+    def command(*words: object) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main(list(map(str, words)))
+            except SystemExit as leaving:
+                code = leaving.code if isinstance(leaving.code, int) else 1
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return command
+
+
+def strictly(line: str) -> dict[str, Any]:
+    """A line of a record, by the letter of JSON, which knows neither NaN nor Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON: {line}")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    return [strictly(line) for line in path.read_text().splitlines()]
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_aiter_pytorch_stands_in_and_the_run_says_so(start: Callable[..., Done], elsewhere: Path) -> None:
+    path = elsewhere / "record.jsonl"
+    done = start("run", *chosen(case_id(), case_id(4), case_id()), "--record", path)
+    assert done.code == 0, done.printed
+    assert "2 chosen cases, backend torch, target cpu" in done.out
+    assert "No AITER is installed: PyTorch's own attention stands in for it. This says nothing about AITER." in done.out
+    assert re.search(r"^torch: 2 of 2 cases run: 2 PASS$", done.out, re.MULTILINE)
+    assert re.search(r"^largest among 2 passes: error/bound 0\.\d+, noise ", done.out, re.MULTILINE)
+    assert re.search(r"^CONFORMANT\.$", done.out, re.MULTILINE)
+    header, first, second, footer = recorded(path)
+    assert (header["kind"], header["planned"], header["run"]["backend"]) == ("header", 2, "torch")
+    assert header["environment"].keys() >= {"suite", "python", "torch", "numpy", "pytest", "processor", "target"}
+    assert [first["case"], second["case"]] == [case_id(), case_id(4)]
+    for result in (first, second):
+        assert result["status"] == "PASS"
+        assert result.keys() >= {"digest", "bound", "noise", "row_noise", "seconds"}
+    assert footer["counts"] == {"PASS": 2}
+    assert read(path).complete
+
+
+EXPECTED = {
+    "right": Status.PASS,
+    "wrong": Status.MISMATCH,
+    "nan": Status.NONFINITE,
+    "unwritten": Status.NONFINITE,
+    "wrong_shape": Status.MALFORMED,
+    "wrong_dtype": Status.MALFORMED,
+    "infinite_lse": Status.MISMATCH,
+    "declines": Status.UNSUPPORTED,
+    "not_implemented": Status.UNSUPPORTED,
+    "raises": Status.ERROR,
+    "out_of_memory": Status.RESOURCE,
+    "leaves": Status.ERROR,
+    "skips": Status.ERROR,
+    "dies": Status.CRASH,
+    "says_more": Status.PASS,
+    "warns": Status.PASS,
+}
+
+
+def case_of(behaviour: str) -> str:
+    """The case with which `answers.by_page_size` behaves so."""
+    return case_id(1 + [function.__name__ for function in BEHAVIOURS].index(behaviour))
+
+
+def test_one_run_meets_everything_a_backend_can_do(start: Callable[..., Done], elsewhere: Path) -> None:
+    """On two workers, one of which is killed by a case: every other case still has its own result.
+
+    From the checkout, whose own tests may make errors of warnings; a backend's warnings are no defects.
+    """
+    path, junit = elsewhere / "record.jsonl", elsewhere / "junit.xml"
+    wanted = {case_id(page): EXPECTED[behaviour.__name__] for page, behaviour in enumerate(BEHAVIOURS, 1)}
+    done = start(
+        "run", "--backend", "answers:by_page_size", *chosen(*wanted), "-n", 2, "--record", path, "--junitxml", junit,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.code == 1, done.printed
+    assert "INTERNALERROR" not in done.printed
+    header, *results, footer = recorded(path)
+    assert {result["case"]: result["status"] for result in results} == wanted
+    assert header["planned"] == len(results) == len(wanted)
+    assert sum(footer["counts"].values()) == len(wanted)
+    assert read(path).complete
+    assert "NOT CONFORMANT: 11 of 16 cases fail." in done.out
+    assert "1 UNSUPPORTED: no kernel has what this case asks" in done.out
+
+    by_case = {result["case"]: result for result in results}
+    crashed = case_of("dies")
+    assert "crashed while running" in by_case[crashed]["reason"]
+    assert by_case[case_of("says_more")]["path"] == "sdpa"
+
+    for case, status in wanted.items():
+        if not status.conformant:
+            assert re.search(rf"{status}\b.*{re.escape(case)}", done.out), f"{status} {case} is not shown"
+    assert (
+        f"repro   python -m conformance run --backend answers:by_page_size --target cpu --case {case_id(2)}" in done.out
+    )
+    assert "Traceback" not in done.printed
+
+    properties = {
+        match.group(): {p.get("name"): p.get("value") for p in test.iter("property")}
+        for test in ElementTree.parse(junit).iter("testcase")
+        if (match := re.search(r"decode-[^\]]+", test.get("name", "") + test.get("classname", "")))
+    }
+    for case, status in wanted.items():
+        if case != crashed:
+            assert properties[case]["status"] == status
+
+
+def test_an_interrupted_run_leaves_what_it_has(start: Callable[..., Done], elsewhere: Path) -> None:
+    path = elsewhere / "record.jsonl"
+    ids = [case_id(keys=keys) for keys in range(5, 9)]
+    done = start("run", "--backend", "answers:interrupted_after_two", *chosen(*ids), "--record", path)
+    assert done.code == 3, done.printed
+    assert "2 PASS, 2 NOT RUN" in done.out
+    assert "INCOMPLETE: 2 planned cases have no result." in done.out
+    record = read(path)
+    assert not record.complete
+    assert record.header["planned"] == 4
+    assert [case["case"] for case in record.cases] == ids[:2]
+    assert "footer" not in path.read_text()
+
+
+def test_pytest_itself_runs_the_suite(start: Callable[..., Done]) -> None:
+    """From the checkout, with pytest's own options and exit codes; -k takes ids as they are."""
+    keys = "kv100+37-packed-poison.tails and not decode-causal"
+    done = start("conformance/suite", "-v", "-k", keys, "--backend", "torch", module="pytest", cwd=ROOT)
+    assert done.code == 0, done.printed
+    assert re.search(r"tier smoke, backend torch, target cpu$", done.out, re.MULTILINE)
+    assert "torch: 1 of 1 cases run: 1 PASS" in done.out
+    assert "::test_conforms[decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails] PASS" in done.out
+
+
+def test_a_run_in_which_everything_is_declined_proves_nothing(start: Callable[..., Done], elsewhere: Path) -> None:
+    path = elsewhere / "record.jsonl"
+    ids = [case_of("declines"), case_of("not_implemented")]
+    done = start("run", "--backend", "answers:by_page_size", *chosen(*ids), "--record", path)
+    assert done.code == 3, done.printed
+    assert "0 of 2 cases run: 2 UNSUPPORTED" in done.out
+    assert "NOTHING RAN." in done.out
+    assert re.search(r"^CONFORMANT", done.out, re.MULTILINE) is None
+    assert read(path).counts == {Status.UNSUPPORTED: 2}
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+
+CASE = case_id()
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no command": ([], "required: COMMAND"),
+    "unknown command": (["dance"], "invalid choice: 'dance'"),
+    "case": (["run", "--case", "garbage"], "not a case id: 'garbage'"),
+    "one case of two": (["run", "--case", CASE, "--case", CASE + "x"], "regime 'randomx' is none of random, needle"),
+    "tier": (["run", "--tier", "nope"], "unknown tier 'nope': there is smoke"),
+    "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
+    "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
+    "function": (["run", "--backend", "json:nope"], "backend json:nope cannot be loaded"),
+    "target": (["run", "--target", "nope"], "target nope"),
+    "target of the backend": (["run", "--backend", "torch", "--target", "interpreter"], "choose cpu or gpu"),
+    "no AITER": (["run", "--backend", "aiter"], "no AITER is installed: name one with --aiter PATH"),
+    "AITER path": (["run", "--aiter", "/nowhere"], "no AITER at '/nowhere': there is no such path"),
+    "AITER tree": (["run", "--aiter", "."], "it holds no aiter/ops/triton"),
+    "AITER ref": (["run", "--aiter", ".@v1"], "has no ref"),
+    "AITER for torch": (["run", "--backend", "torch", "--aiter", "."], "AITER"),
+    "record exists": (["run", "--case", CASE, "--record", "exists.jsonl"], "exists.jsonl exists and is kept"),
+    "record folder": (["run", "--case", CASE, "--record", "no/such/r.jsonl"], "cannot record to no/such/r.jsonl"),
+    "record under a file": (["run", "--case", CASE, "--record", "exists.jsonl/r"], "cannot record to exists.jsonl/r"),
+    "record name": (["run", "--case", CASE, "--record", "r" * 300], "cannot record to rrr"),
+    "option of pytest": (["run", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+    "list": (["list", "--tier", "nope"], "unknown tier 'nope'"),
+    "list more": (["list", "more"], "unrecognized arguments: more"),
+    "show": (["show", "garbage"], "not a case id: 'garbage'"),
+    "show nothing": (["show"], "required: CASE"),
+    "show the impossible": (["show", CASE.replace("kv9", "kv99999999999999")], ""),
+    "doctor": (["doctor", "--backend", "nope"], "unknown backend 'nope'"),
+    "doctor without AITER": (["doctor", "--backend", "aiter"], "no AITER is installed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_sentence(command: Callable[..., Done], elsewhere: Path, mistake: str) -> None:
+    (elsewhere / "exists.jsonl").write_text("precious")
+    words, sentence = MISTAKES[mistake]
+    done = command(*words)
+    assert done.code == 2, done.printed
+    assert sentence in done.err
+    assert "Traceback" not in done.printed
+    assert "INTERNALERROR" not in done.printed
+    said = [line for line in done.err.splitlines() if line and not line.startswith(("usage:", "ERROR: usage:", "  "))]
+    assert len(said) == 1, done.err
+    assert not done.out, "nothing is announced that will not happen"
+    assert (elsewhere / "exists.jsonl").read_text() == "precious"
+    assert {path.name for path in elsewhere.iterdir()} <= {"aiter", "exists.jsonl", ".pytest_cache"}
+
+
+def test_a_mistake_reaches_the_shell(start: Callable[..., Done]) -> None:
+    done = start("run", "--case", "garbage")
+    assert done.code == 2
+    assert "Traceback" not in done.printed
+    assert [line for line in done.printed.splitlines() if line] == [
+        "ERROR: not a case id: 'garbage' (a case id reads like "
+        "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random)"
+    ]
+
+
+# -- the other commands ----------------------------------------------------------------------------------------------
+
+
+def test_list_prints_the_tier(command: Callable[..., Done]) -> None:
+    done = command("list")
+    assert done == command("list", "--tier", "smoke")
+    assert done.code == 0
+    assert done.out.splitlines() == [case.id for case in cases("smoke")]
+    assert not done.err
+
+
+def test_show_says_what_a_case_is(command: Callable[..., Done]) -> None:
+    done = command("show", "decode-causal-bf16-b2-q1+3-h4:2-d16-p4-kv9-w3:inf-packed-needle")
+    assert done.code == 0
+    pairs = dict(re.split(r"  +", line, maxsplit=1) for line in done.out.splitlines())
+    assert pairs["query_lens"] == "(1, 3)"
+    assert pairs["window"] == "(3, -1)"
+    assert pairs["k_cache (made)"] == "torch.bfloat16 [9, 4, 2, 16], strides [256, 32, 128, 1]"
+    assert re.fullmatch(r"[0-9a-f]{16}", pairs["digest of all inputs"])
+
+
+def test_doctor_says_what_would_run(command: Callable[..., Done]) -> None:
+    done = command("doctor")
+    assert done.code == 0
+    pairs = dict(re.split(r"  +", line, maxsplit=1) for line in done.out.splitlines())
+    assert (pairs["would run"], pairs["AITER"]) == ("backend torch, target cpu", "none")
+    assert pairs.keys() >= {"suite", "python", "torch", "pytest"}
+
+
+def test_version(command: Callable[..., Done]) -> None:
+    done = command("--version")
+    assert done.code == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", done.out)
