@@ -64,6 +64,8 @@ def _asked_for(config: pytest.Config) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case."""
     if "conform" in metafunc.fixturenames:
+        if CASES not in metafunc.config.stash:
+            raise pytest.UsageError("name the suite itself, conformance/suite or --pyargs conformance.suite, to run it")
         cases = metafunc.config.stash[CASES]
         metafunc.parametrize("case", cases, ids=[case.id for case in cases])
 
