@@ -82,12 +82,15 @@ def _status_of(error: BaseException) -> Status:
 
 def _sentence(error: BaseException) -> str:
     """The line of the error that says what is wrong, and where it was raised."""
+    if isinstance(error, Unsupported):
+        return _first_line(error)
     said = error
     while said.__cause__ is not None:  # Triton wraps what went wrong in a quotation of the source
         said = said.__cause__
-    message = next(iter(str(said).strip().splitlines()), "")
-    if isinstance(error, Unsupported):
-        return message
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = "/".join(frame.filename.split("/")[-3:])
-    return f"{type(error).__name__}: {message} ({where}:{frame.lineno} in {frame.name})"
+    return f"{type(error).__name__}: {_first_line(said)} ({where}:{frame.lineno} in {frame.name})"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
