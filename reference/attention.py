@@ -106,9 +106,12 @@ def attend(
     for tile in _tiles(lens, block_size, pages_in_a_tile):
         alive, start, stop = tile.sequences, tile.first_page * block_size, tile.last_page * block_size
         pages, at = table[alive, tile.first_page : tile.last_page], torch.arange(start, stop, device=device)
-        past_the_end = at >= keys[alive, None] if stop > lens[alive.stop - 1] else None
-        k = gather_pages(k_cache, pages, past_the_end, None if k_descale is None else k_descale[alive])
-        v = gather_pages(v_cache, pages, past_the_end, None if v_descale is None else v_descale[alive])
+        seen = unseen = None
+        if causal or max(window) >= 0 or stop > lens[alive.stop - 1]:
+            seen = visible(stand[alive], keys[alive], at, causal=causal, window=window)
+            unseen = ~seen.any(1)
+        k = gather_pages(k_cache, pages, unseen, None if k_descale is None else k_descale[alive])
+        v = gather_pages(v_cache, pages, unseen, None if v_descale is None else v_descale[alive])
         part = rows[alive]
         scores = part.q @ k.transpose(-1, -2)
         if softcap > 0:
@@ -117,9 +120,7 @@ def attend(
         if alibi_slopes is not None:
             slopes = alibi_slopes.double().view(kv_heads, group, 1, 1)
             by_query += slopes * (at - stand[alive][:, None, None, :, None])
-        seen = None
-        if causal or max(window) >= 0 or past_the_end is not None:
-            seen = visible(stand[alive], keys[alive], at, causal=causal, window=window)
+        if seen is not None:
             by_query.masked_fill_(~seen[:, None, None], -math.inf)
         part.absorb(scores, k, v, seen, first=start == 0)
 
@@ -257,7 +258,7 @@ class _Rows:
     def absorb_sink(self, sink: Tensor) -> None:
         """A sink [B, Hkv, R] is one more key whose value is zero."""
         self._raise_maximum(sink, rescale=True)
-        self.denominator.add_((sink - self.maximum).exp())
+        self.denominator.add_((sink - self.maximum.clamp(min=LOWEST)).exp())
 
     def _raise_maximum(self, candidate: Tensor, *, rescale: bool) -> None:
         if not rescale:

@@ -13,12 +13,13 @@ def readable_pages(block_table: Tensor, seq_lens: Tensor, block_size: int) -> Te
     return block_table.long().masked_fill(first_keys >= seq_lens[:, None], 0)
 
 
-def gather_pages(cache: Tensor, pages: Tensor, past_the_end: Tensor | None, descale: Tensor | None = None) -> Tensor:
+def gather_pages(cache: Tensor, pages: Tensor, unseen: Tensor | None, descale: Tensor | None = None) -> Tensor:
     """The cache rows of some pages, in order, exact in float64: [B, Hkv, P * block_size, D].
 
     `cache` [num_blocks, block_size, Hkv, D] may have any strides; `pages` [B, P] int64 names physical pages.
-    `past_the_end`, bool [B, P * block_size], marks rows that hold no key: they come back as zero, whatever is stored
-    there; None says that there are none. `descale` [B, Hkv] multiplies.
+    `unseen`, bool [B, P * block_size], marks rows that no query sees, past the end or outside every window: they come
+    back as zero, whatever is stored there (a weight of 0 does not help against NaN); None says that there are none.
+    `descale` [B, Hkv] multiplies.
     """
     batch, count = pages.shape
     _, block_size, kv_heads, head_dim = cache.shape
@@ -26,8 +27,8 @@ def gather_pages(cache: Tensor, pages: Tensor, past_the_end: Tensor | None, desc
     rows = torch.empty(batch, kv_heads, count, block_size, head_dim, dtype=torch.float64, device=cache.device)
     rows.copy_(stored.permute(0, 3, 1, 2, 4))
     rows = rows.view(batch, kv_heads, count * block_size, head_dim)
-    if past_the_end is not None:
-        rows.masked_fill_(past_the_end[:, None, :, None], 0.0)
+    if unseen is not None:
+        rows.masked_fill_(unseen[:, None, :, None], 0.0)
     if descale is not None:
         rows *= descale[:, :, None, None]
     return rows
