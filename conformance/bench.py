@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -53,7 +55,8 @@ def table(device_name: str | None = None) -> Iterator[str]:
         if not difference < 1e-12:
             raise AssertionError(f"the oracle and dense attention differ by {difference} on {case.id}")
         best = _best_times(contenders, device)
-        peaks = [_peak_bytes(run, device) / 2**20 for run in contenders]
+        with _freed_memory_returned(device):
+            peaks = [_peak_bytes(run, device) / 2**20 for run in contenders]
         yield (
             f"| {case.id} | {best[0] * 1e3:.1f} | {best[1] / best[0]:.2f}x | {best[2] / best[0]:.2f}x | "
             + " | ".join(f"{peak:.0f}" for peak in peaks)
@@ -87,6 +90,25 @@ def _best_times(contenders: tuple[Callable[[], object], ...], device: torch.devi
             _synchronise(device)
             best[index] = min(best[index], perf_counter() - started)
     return best
+
+
+@contextmanager
+def _freed_memory_returned(device: torch.device) -> Iterator[None]:
+    """Makes glibc give large blocks back at once, so that a peak shows; costs time, so not while that is measured."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if device.type == "cpu" else None
+    threshold, small, usual = (
+        -3,
+        2**16,
+        32 * 2**20,
+    )  # M_MMAP_THRESHOLD: blocks from that size on are mapped on their own
+    if mallopt is None:
+        yield
+        return
+    mallopt(threshold, small)
+    try:
+        yield
+    finally:
+        mallopt(threshold, usual)
 
 
 def _peak_bytes(run: Callable[[], object], device: torch.device) -> float:

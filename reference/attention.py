@@ -80,7 +80,8 @@ def attend(
     (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018), so memory does not grow with their count.
     With `sums=True` the result holds `RoundingSums`.
 
-    Raises ValueError where `Hq` is no multiple of `Hkv`.
+    Raises ValueError where `Hq` is no multiple of `Hkv`, where `query_start_loc` does not end at `T`, and where the
+    table is too narrow for the longest sequence.
     """
     total, q_heads, head_dim = q.shape
     _, block_size, kv_heads, _ = k_cache.shape
@@ -88,7 +89,11 @@ def attend(
         raise ValueError(f"{q_heads} query heads cannot share {kv_heads} KV heads evenly")
     group = q_heads // kv_heads
     batch = _Batch.sorted(seq_lens, query_start_loc)
-    m = batch.max_query_len
+    m, lens = batch.max_query_len, batch.keys.tolist()
+    if len(batch.sorted_rows) != total:
+        raise ValueError(f"query_start_loc counts {len(batch.sorted_rows)} queries, q has {total}")
+    if max(lens, default=0) > block_table.shape[1] * block_size:
+        raise ValueError(f"{max(lens)} keys do not fit {block_table.shape[1]} pages of {block_size}")
     if total == 0 or m == 0:
         return _nothing(q, sums)
 
@@ -102,7 +107,6 @@ def attend(
 
     page_bytes = 8 * block_size * kv_heads * (group * m + 2 * head_dim)
     pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[device.type]) // page_bytes)
-    lens = batch.keys.tolist()
     for tile in _tiles(lens, block_size, pages_in_a_tile):
         alive, start, stop = tile.sequences, tile.first_page * block_size, tile.last_page * block_size
         pages, at = table[alive, tile.first_page : tile.last_page], torch.arange(start, stop, device=device)

@@ -43,3 +43,19 @@ def test_no_gradient_is_kept() -> None:
     arguments["q"].requires_grad_()
     got = attend(**arguments, sums=True)
     assert not any(of(got, name).requires_grad for name in ("out", "lse", *SUMS))
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_the_queries_must_be_those_that_are_counted(queries: int) -> None:
+    """As in a q padded for graph capture: what the rows past the last sequence mean is not for the oracle to guess."""
+    arguments = random_problem((2,), (5,)).paged()
+    arguments["q"] = arguments["q"][:1].expand(queries, -1, -1)
+    with pytest.raises(ValueError, match=f"query_start_loc counts 2 queries, q has {queries}"):
+        attend(**arguments)
+
+
+def test_the_table_must_hold_the_longest_sequence() -> None:
+    arguments = random_problem((1, 1), (3, 9)).paged(page_size=4)
+    arguments["block_table"] = arguments["block_table"][:, :2]
+    with pytest.raises(ValueError, match="9 keys do not fit 2 pages of 4"):
+        attend(**arguments)
