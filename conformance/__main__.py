@@ -71,13 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
-    chosen = [
-        word
-        for name in ("backend", "target", "aiter", "tier", "record")
-        if (value := getattr(options, name))
-        for word in (f"--{name}", value)
-    ]
-    chosen += [word for case in options.case or () for word in ("--case", case)]
+    # In one word each: pytest takes a path that stands alone for a place to look for its own configuration.
+    names = ("backend", "target", "aiter", "tier", "record")
+    chosen = [f"--{name}={value}" for name in names if (value := getattr(options, name)) is not None]
+    chosen += [f"--case={case}" for case in options.case or ()]
     code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest])
     return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
 

@@ -122,7 +122,9 @@ class Bookkeeper:
             terminalreporter.section("conformance")
             for line in footer_lines(self):
                 terminalreporter.write_line(line)
+        elif not terminalreporter.config.option.collectonly:
+            terminalreporter.write_line("NOTHING RAN: no case was selected.")
 
 
 def _case_id(nodeid: str) -> str:
-    return nodeid.partition("[")[2].rstrip("]")
+    return nodeid.partition("[")[2].removesuffix("]")

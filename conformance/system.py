@@ -7,7 +7,7 @@ import torch
 
 from conformance import backends
 from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate
-from conformance.targets import Target, TargetError, activate
+from conformance.targets import SPECS, Target, TargetError, activate
 
 NotReady = (backends.UnknownBackend, AiterNotFound, AiterNotLoadable, TargetError)
 """What `choose` and `System.start` raise: each one clear sentence about why nothing can run."""
@@ -56,8 +56,9 @@ def choose(backend: str | None, target: str | None, aiter: str | None) -> System
     if aiter and not loaded.needs_aiter and ":" not in name:
         raise backends.UnknownBackend(f"backend {name} does not use AITER: leave out --aiter, or --backend {name}")
     spec = target or ("gpu" if torch.cuda.is_available() else loaded.targets[0])
-    if spec.split(":")[0] not in loaded.targets:
-        raise TargetError(f"backend {name} does not run on target {spec}: choose {' or '.join(loaded.targets)}")
+    possible = [known for known in SPECS if known.split(":")[0] in loaded.targets]
+    if spec not in possible:
+        raise TargetError(f"backend {name} does not run on target {spec}: choose {' or '.join(possible)}")
     options = [word for key, value in (("--backend", name), ("--target", spec), ("--aiter", aiter)) if value
                for word in (key, value)]  # fmt: skip
     uses_aiter = loaded.needs_aiter or aiter is not None

@@ -9,9 +9,9 @@ import torch
 from conformance.targets import gpu, interpreter
 from conformance.targets.target import Target, TargetError
 
-__all__ = ["Target", "TargetError", "activate"]
+__all__ = ["SPECS", "Target", "TargetError", "activate"]
 
-_SPECS: dict[str, Callable[[], Target]] = {
+SPECS: dict[str, Callable[[], Target]] = {
     "gpu": gpu.activate,
     "interpreter": interpreter.activate,
     "interpreter:gfx942": lambda: interpreter.activate("gfx942"),
@@ -25,10 +25,10 @@ _active: list[Target] = []
 
 def activate(spec: str) -> Target:
     """Makes this process run kernels on the target that `spec` names, for good; TargetError for another one later."""
-    if spec not in _SPECS:
-        raise TargetError(f"unknown target {spec!r}: choose one of {', '.join(_SPECS)}")
+    if spec not in SPECS:
+        raise TargetError(f"unknown target {spec!r}: choose one of {', '.join(SPECS)}")
     if not _active:
-        _active.append(_SPECS[spec]())
+        _active.append(SPECS[spec]())
     target = _active[0]
     if not _names(spec, target):
         one = f"this process runs on target {target.name}, and a process has one target"

@@ -242,7 +242,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
     "function": (["run", "--backend", "json:nope"], "backend json:nope cannot be loaded"),
     "target": (["run", "--target", "nope"], "target nope"),
-    "target of the backend": (["run", "--backend", "torch", "--target", "interpreter"], "choose cpu or gpu"),
+    "target of the backend": (["run", "--backend", "torch", "--target", "interpreter"], "choose gpu or cpu"),
     "no AITER": (["run", "--backend", "aiter"], "no AITER is installed: name one with --aiter PATH"),
     "AITER path": (["run", "--aiter", "/nowhere"], "no AITER at '/nowhere': there is no such path"),
     "AITER tree": (["run", "--aiter", "."], "it holds no aiter/ops/triton"),
