@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from conformance.case import Case
+from conformance.failure import text
+from conformance.judge import Verdict
 from conformance.record import Writer
 from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word
@@ -57,8 +60,9 @@ class Bookkeeper:
             status = Status.CRASH if report.when == "???" else Status.ERROR
             reason = str(report.longrepr).strip().splitlines()[-1]
             case = _case_id(report.nodeid)
-            report.longrepr = (
-                f"{status}  {self.system.name}   {case}\n  what    {reason}\n  repro   {self.system.repro(case)}"
+            verdict = Verdict(status, reason)
+            report.longrepr = text(
+                Case.parse(case), verdict, self.system.name, self.system.target_spec, self.system.repro(case)
             )
             self._take({"case": case, "status": str(status), "reason": reason}, None)
 

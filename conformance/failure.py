@@ -6,11 +6,10 @@ from conformance.case import Case
 from conformance.judge import Verdict, Worst, locate
 
 
-def text(case: Case, verdict: Verdict, system: str, repro: str) -> str:
+def text(case: Case, verdict: Verdict, name: str, target: str, repro: str) -> str:
     """What is wrong, where, and the command that shows it again."""
     path = f"{verdict.path}, " if verdict.path else ""
-    name, _, place = system.partition(" on ")
-    lines = [f"{verdict.status}  {name} ({path}{place})   {case.id}"]
+    lines = [f"{verdict.status}  {name} ({path}{target})   {case.id}"]
     if verdict.reason:
         lines.append(f"  what    {verdict.reason}")
     if verdict.worst is not None:

@@ -104,7 +104,7 @@ def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[
         if verdict.status is Status.UNSUPPORTED:
             raise Declined(verdict.reason)
         if not verdict.status.conformant:
-            raise Nonconformant(text(case, verdict, f"{system.name} on {started.name}", system.repro(case.id)))
+            raise Nonconformant(text(case, verdict, system.name, started.name, system.repro(case.id)))
 
     return conform
 

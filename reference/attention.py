@@ -94,7 +94,7 @@ def attend(
         raise ValueError(f"query_start_loc counts {len(batch.sorted_rows)} queries, q has {total}")
     if max(lens, default=0) > block_table.shape[1] * block_size:
         raise ValueError(f"{max(lens)} keys do not fit {block_table.shape[1]} pages of {block_size}")
-    if total == 0 or m == 0:
+    if total == 0:
         return _nothing(q, sums)
 
     device = q.device

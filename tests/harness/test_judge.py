@@ -349,7 +349,7 @@ def test_a_failure_reads_like_this() -> None:
     out, _ = right(PLAIN)
     out[4:8, 2] = out[4:8, 1]  # a head that answers for its neighbour, in one sequence
     verdict = replace(judged(PLAIN, out), path="kvcache")
-    shown = text(PLAIN, verdict, "aiter 0.1.15 on interpreter:gfx942", "python -m conformance run --case X")
+    shown = text(PLAIN, verdict, "aiter 0.1.15", "interpreter:gfx942", "python -m conformance run --case X")
     assert shown == GOLDEN_FAILURE
 
 
@@ -363,11 +363,11 @@ noise ratio 244, worst row 1.11e+03
 
 
 def test_a_failure_without_figures_is_shorter() -> None:
-    shown = text(PLAIN, Verdict(Status.ERROR, "ValueError: no"), "torch on cpu", "again")
+    shown = text(PLAIN, Verdict(Status.ERROR, "ValueError: no"), "torch", "cpu", "again")
     assert shown == f"ERROR  torch (cpu)   {PLAIN.id}\n  what    ValueError: no\n  repro   again"
 
 
 def test_a_wrong_lse_is_shown_as_an_lse() -> None:
     out, lse = right(PLAIN)
-    shown = text(PLAIN, judged(PLAIN, out, spoiled(lse, (6, 2), 0.0)), "torch on cpu", "again")
+    shown = text(PLAIN, judged(PLAIN, out, spoiled(lse, (6, 2), 0.0)), "torch", "cpu", "again")
     assert "  worst   lse[seq 1, query 2, head 2] = 0, want 1.396   |err| 1.4e+00" in shown
