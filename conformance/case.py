@@ -5,14 +5,29 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from itertools import accumulate, groupby
 
-from conformance.rounding import DTYPES
+from conformance.rounding import CACHE_DTYPES, DTYPES
 
-LAYOUTS = ("contiguous", "packed", "interleaved")
-"""How K and V share memory: apart; side by side in one row, as vLLM stores them; page by page."""
+LAYOUTS = ("contiguous", "packed", "interleaved", "padded", "sliced")
+"""How K and V lie in memory: apart; side by side in one row, as vLLM stores them; page by page; apart, in rows longer
+than the head dimension; apart, each one layer of a pool of several."""
 
-REGIMES = ("random", "needle", "poison.pages", "poison.tails", "poison.garbage")
-"""How the inputs are made: see `conformance.inputs`."""
+PAGE_ORDERS = ("shuffled", "ascending", "shared", "high", "huge")
+"""Which pages sequences own: any; in order; those of a common prefix together; ids above 65,535; any so high that the
+caches hold more than 2^31 elements."""
 
+REGIMES = (
+    "random",
+    "needle",
+    "poison.pages",
+    "poison.tails",
+    "poison.garbage",
+    "poison.table",
+    "shifted",
+    "large",
+    "constant",
+    "onehot",
+)
+"""How the inputs are made: see `conformance.regimes`."""
 
 MOST_SEQUENCES = 2**16
 LARGEST = 2**31 - 1
@@ -46,6 +61,8 @@ class Case:
     alibi: bool = False
     sinks: bool = False
     table_width: int = 1  # times the pages that the longest sequence needs
+    page_order: str = "shuffled"
+    cache_dtype: str = ""  # q's, or a smaller one that descales go with
 
     def __post_init__(self) -> None:
         if len(self.query_lens) > MOST_SEQUENCES:
@@ -72,9 +89,13 @@ class Case:
             ("dtype", self.dtype, DTYPES),
             ("layout", self.layout, LAYOUTS),
             ("regime", self.regime, REGIMES),
+            ("page order", self.page_order, PAGE_ORDERS),
+            ("cache dtype", self.cache_dtype, ("", *CACHE_DTYPES)),
         ):
             if value not in known:
-                raise BadCase(f"{name} {value!r} is none of {', '.join(known)}")
+                raise BadCase(f"{name} {value!r} is none of {', '.join(filter(None, known))}")
+        if self.page_order == "shared" and not self.shared_pages:
+            raise BadCase("no two sequences have a full page that they could share")
 
     @property
     def batch(self) -> int:
@@ -97,6 +118,12 @@ class Case:
     def pages(self) -> tuple[int, ...]:
         """Pages that each sequence occupies."""
         return tuple(-(-n // self.page_size) for n in self.seq_lens)
+
+    @property
+    def shared_pages(self) -> int:
+        """Leading pages that all sequences with a full page have in common: half of what the shortest of them fills."""
+        full = [n // self.page_size for n in self.seq_lens if n >= self.page_size]
+        return max(1, min(full) // 2) if self.page_order == "shared" and len(full) > 1 else 0
 
     @property
     def id(self) -> str:
@@ -195,6 +222,8 @@ _OPTIONAL = (
     _Token("alibi", r"alibi", lambda _: "alibi", lambda _: True),
     _Token("sinks", r"sinks", lambda _: "sinks", lambda _: True),
     _Token("table_width", rf"table{_NUMBER}x", lambda times: f"table{times}x", lambda word: int(word[5:-1])),
+    _Token("page_order", r"pages\.[a-z]+", "pages.{}".format, lambda word: word[6:]),
+    _Token("cache_dtype", r"cache\.[a-z0-9]+", "cache.{}".format, lambda word: word[6:]),
 )
 
 

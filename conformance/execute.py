@@ -53,6 +53,8 @@ def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        k_descale=inputs.k_descale,
+        v_descale=inputs.v_descale,
         sums=sums,
     )
 

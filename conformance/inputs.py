@@ -5,6 +5,7 @@ numbers by a table of quantiles: no arithmetic whose last bit could differ betwe
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
@@ -12,19 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conformance import regimes
+from conformance.block_tables import assign
 from conformance.case import Case
-from conformance.needles import plant
+from conformance.layouts import caches
 
-VERSION = 1
+VERSION = 2
 """Part of every result's digest: raise it when the bits of any input change."""
 
-TORCH_DTYPE: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH_DTYPE: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "e4m3fn": torch.float8_e4m3fn,
+    "e4m3fnuz": torch.float8_e4m3fnuz,
+    "e5m2": torch.float8_e5m2,
+}
 
-SPARE_PAGES = 3
-"""Pages of the pool that no sequence owns; page 0 is one of them, as a server's padding names it."""
-
-GARBAGE = 3.0e4
-"""Huge but finite in every dtype: what a recycled page may hold."""
+K_DESCALE, V_DESCALE = 0.25, 0.5
+"""Of a cache in a smaller dtype than q: powers of two, so that a dequantised value is exact; and not alike, so that one
+taken for the other shows."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class Inputs:
     """The arguments of one attention call; see `reference.attend` for their meaning.
 
     q [T, Hq, D]; caches [num_blocks, block_size, Hkv, D] with the strides of the case's layout; block_table [B, W],
-    seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq] float32 or None.
+    seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and v_descale [B, Hkv] float32
+    or None.
     """
 
     q: Tensor
@@ -44,6 +52,8 @@ class Inputs:
     scale: float
     alibi_slopes: Tensor | None
     sinks: Tensor | None
+    k_descale: Tensor | None = None
+    v_descale: Tensor | None = None
 
     def to(self, device: torch.device) -> "Inputs":
         """The same inputs elsewhere, strides and sharing of memory between K and V included."""
@@ -76,83 +86,42 @@ class Inputs:
 def make(case: Case) -> Inputs:
     """The inputs of a case, on the CPU."""
     bits = np.random.PCG64(int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:16], "little"))
-    dtype = TORCH_DTYPE[case.dtype]
-    block_table, owned = _block_table(case, bits)
-    pool = sum(case.pages) + SPARE_PAGES
-    k_cache, v_cache = (_normal(bits, (pool, case.page_size, case.kv_heads, case.head_dim), dtype) for _ in "kv")
+    dtype, cache_dtype = TORCH_DTYPE[case.dtype], TORCH_DTYPE[case.cache_dtype or case.dtype]
+    k_descale, v_descale = (K_DESCALE, V_DESCALE) if case.cache_dtype else (1.0, 1.0)
+    pages = assign(case, bits)
+    page = (case.page_size, case.kv_heads, case.head_dim)
+    k, v = (_normal(bits, (pages.pool, *page), cache_dtype, scale) for scale in (k_descale, v_descale))
     q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), dtype)
-    if case.regime == "needle":
-        plant(case, q, k_cache, block_table)
-    elif case.regime != "random":
-        _poison(case.regime, case, k_cache, v_cache, block_table, owned)
-    k_cache, v_cache = _lay_out(case.layout, k_cache, v_cache)
-    heads = case.q_heads
+    scale, heads, garbage = 1 / math.sqrt(case.head_dim), case.q_heads, regimes.garbage(cache_dtype)
+    regimes.apply(case, regimes.Values(q, k, v, k_descale, v_descale, garbage), pages, scale)
+    k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
+    k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
+    per_head = torch.ones(case.batch, case.kv_heads)
     return Inputs(
         q=q,
         k_cache=k_cache,
         v_cache=v_cache,
-        block_table=block_table,
+        block_table=pages.block_table(case),
         seq_lens=torch.tensor(case.seq_lens, dtype=torch.int32),
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
-        scale=case.head_dim**-0.5,
+        scale=scale,
         # Press, Smith & Lewis, "Train Short, Test Long" (2022): a geometric sequence over the heads
         alibi_slopes=torch.tensor([2.0 ** (-8 * h / heads) for h in range(1, heads + 1)]) if case.alibi else None,
         sinks=_normal(bits, (case.q_heads,), torch.float32) if case.sinks else None,
+        k_descale=per_head * k_descale if case.cache_dtype else None,
+        v_descale=per_head * v_descale if case.cache_dtype else None,
     )
 
 
-def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Unit normal numbers, one of 65,536 quantiles each."""
+def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype, descale: float = 1.0) -> Tensor:
+    """Unit normal numbers over `descale`, one of 65,536 quantiles each, exact in `dtype` (a float8 as float32)."""
     count = int(np.prod(shape))
     words = bits.random_raw(-(-count // 4)).astype("<u8").view("<u2")[:count]
-    return _quantiles(dtype)[torch.from_numpy(words.astype(np.int32))].view(shape)
+    return _quantiles(dtype, descale)[torch.from_numpy(words.astype(np.int32))].view(shape)
 
 
 @cache
-def _quantiles(dtype: torch.dtype) -> Tensor:
+def _quantiles(dtype: torch.dtype, descale: float = 1.0) -> Tensor:
     uniform = (torch.arange(65536, dtype=torch.float64) + 0.5) / 65536
-    return torch.special.ndtri(uniform).to(dtype)
-
-
-def _block_table(case: Case, bits: np.random.PCG64) -> tuple[Tensor, Tensor]:
-    """A table of shuffled pages, and the ids of the pages that sequences own.
-
-    Entries past a sequence's last page name page 0, which no sequence owns.
-    """
-    used = sum(case.pages)
-    shuffled = np.argsort(bits.random_raw(used + SPARE_PAGES - 1), kind="stable")[:used] + 1
-    owned = torch.from_numpy(shuffled.astype(np.int32))
-    table = torch.zeros(case.batch, max(1, *case.pages) * case.table_width, dtype=torch.int32)
-    for row, pages in zip(table, owned.split(list(case.pages)), strict=True):
-        row[: len(pages)] = pages
-    return table, owned
-
-
-def _poison(regime: str, case: Case, k_cache: Tensor, v_cache: Tensor, block_table: Tensor, owned: Tensor) -> None:
-    """Spoil, in place, what no correct kernel may let through to its output.
-
-    Three contracts, told apart: `pages`, that no sequence owns, hold NaN, and the table's unused entries name them;
-    `tails`, the rows of a last page past its last key, hold NaN; or they hold finite `garbage`.
-    """
-    if regime == "poison.pages":
-        free = torch.ones(k_cache.shape[0], dtype=torch.bool)
-        free[owned.long()] = False
-        for pool in (k_cache, v_cache):
-            pool[free] = torch.nan
-        return
-    for row, keys in zip(block_table, case.seq_lens, strict=True):
-        page, tail = divmod(keys, case.page_size)
-        if tail:
-            for pool, sign in ((k_cache, 1), (v_cache, -1)):
-                pool[row[page].long(), tail:] = torch.nan if regime == "poison.tails" else sign * GARBAGE
-
-
-def _lay_out(layout: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """The same values as views with the strides that servers use."""
-    if layout == "packed":  # one row holds K then V: [blocks, Hkv, page, 2 D], transposed and split
-        both = torch.cat((k, v), -1).transpose(1, 2).contiguous().transpose(1, 2)
-        return both[..., : k.shape[-1]], both[..., k.shape[-1] :]
-    if layout == "interleaved":  # a page of K, then its page of V: [blocks, 2, page, Hkv, D]
-        both = torch.stack((k, v), 1)
-        return both[:, 0], both[:, 1]
-    return k, v
+    rounded = (torch.special.ndtri(uniform) / descale).to(dtype)
+    return rounded.float() if dtype.itemsize == 1 else rounded

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 DTYPES = ("bf16", "fp16")
-"""Names of the element types of q, the caches and the output."""
+"""Names of the element types of q, the output and, unless a case says otherwise, the caches."""
+
+CACHE_DTYPES = ("e4m3fn", "e4m3fnuz", "e5m2")
+"""Names of the smaller element types that a cache may have. Their values are exact in every dtype of `DTYPES`."""
 
 UNIT_ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
 """Largest relative error of rounding to nearest: half the spacing of numbers just above 1."""

@@ -57,6 +57,8 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        k_descale=inputs.k_descale,
+        v_descale=inputs.v_descale,
     )
     done = forward(layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=_kernels.__getitem__)
     return Answer(done.out, done.lse, done.path, rounding(done.path, case.dtype))

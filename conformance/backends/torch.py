@@ -30,12 +30,24 @@ def attend(case: Case, inputs: Inputs) -> torch.Tensor:
 def _sequence(case: Case, inputs: Inputs, b: int, q: torch.Tensor) -> torch.Tensor:
     n, device = case.seq_lens[b], q.device
     pages = inputs.block_table[b, : case.pages[b]].long()
-    k, v = (cache[pages].flatten(0, 1)[:n].transpose(0, 1)[None] for cache in (inputs.k_cache, inputs.v_cache))
+    k = _stored(inputs.k_cache[pages], inputs.k_descale, b, q.dtype)
+    v = _stored(inputs.v_cache[pages], inputs.v_descale, b, q.dtype)
     lens = torch.tensor([n], device=device)
     stand = diagonal(torch.tensor([len(q)], device=device), lens, len(q))
     seen = visible(stand, lens, torch.arange(n, device=device), causal=case.causal, window=case.window)
     out = scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k, v, attn_mask=seen[None], scale=inputs.scale, enable_gqa=True
+        q.transpose(0, 1)[None],
+        k[None, :, :n],
+        v[None, :, :n],
+        attn_mask=seen[None],
+        scale=inputs.scale,
+        enable_gqa=True,
     )
     out = out[0].transpose(0, 1)
     return out.masked_fill(~seen[0].any(-1)[:, None, None], 0)
+
+
+def _stored(pages: torch.Tensor, descale: torch.Tensor | None, b: int, dtype: torch.dtype) -> torch.Tensor:
+    """Keys or values of sequence `b` [P, page_size, Hkv, D] exact in `dtype`: [Hkv, P * page_size, D]."""
+    rows = pages.flatten(0, 1).transpose(0, 1)
+    return rows if descale is None else (rows.float() * descale[b][:, None, None]).to(dtype)

@@ -29,6 +29,8 @@ class AttentionLayer:
     softcap: float = 0.0
     alibi_slopes: Tensor | None = None
     sinks: Tensor | None = None
+    k_descale: Tensor | None = None  # [B, Hkv] float32: what the stored keys and values are to be multiplied by
+    v_descale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def _unified(
         block_table=metadata.block_table,
         softcap=layer.softcap,
         q_descale=None,
-        k_descale=None,
-        v_descale=None,
+        k_descale=layer.k_descale,
+        v_descale=layer.v_descale,
         alibi_slopes=layer.alibi_slopes,
         sinks=layer.sinks,
     )
@@ -104,6 +106,7 @@ def _kvcache(
         ("ALiBi", layer.alibi_slopes is not None),
         ("attention sinks", layer.sinks is not None),
         ("softcap", layer.softcap > 0),
+        ("descale for 16-bit queries", layer.k_descale is not None or layer.v_descale is not None),
     ):
         if asked:
             raise Unsupported(f"flash_attn_with_kvcache has no {name}, and no other kernel is non-causal")

@@ -10,9 +10,9 @@ from _pytest.mark.expression import Expression
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from conformance.case import EXAMPLE, LAYOUTS, REGIMES, BadCase, Case
+from conformance.case import EXAMPLE, LAYOUTS, PAGE_ORDERS, REGIMES, BadCase, Case
 from conformance.manifest import cases
-from conformance.rounding import DTYPES
+from conformance.rounding import CACHE_DTYPES, DTYPES
 
 PLAIN = Case(
     causal=False,
@@ -63,6 +63,8 @@ def legal_cases(draw: st.DrawFn) -> Case:
         alibi=draw(st.booleans()),
         sinks=draw(st.booleans()),
         table_width=draw(st.integers(1, 64)),
+        page_order=draw(st.sampled_from([order for order in PAGE_ORDERS if order != "shared"])),
+        cache_dtype=draw(st.sampled_from(("", *CACHE_DTYPES))),
     )
 
 
@@ -152,6 +154,12 @@ GOLDEN = {
     "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-w0:0-sinks-contiguous-poison.garbage": replace(
         PLAIN, window=(0, 0), sinks=True, layout="contiguous", regime="poison.garbage"
     ),
+    "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-table64x-pages.shared-packed-poison.table": replace(
+        PLAIN, table_width=64, page_order="shared", regime="poison.table"
+    ),
+    "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-pages.high-cache.e4m3fn-padded-onehot": replace(
+        PLAIN, page_order="high", cache_dtype="e4m3fn", layout="padded", regime="onehot"
+    ),
 }
 """Typed by hand. Records are compared by id, for years: an id that changes here makes every old result an orphan."""
 
@@ -194,11 +202,10 @@ def test_what_follows_from_the_fields() -> None:
         ({"window": (-2, 0)}, "a window side is a number of keys, or -1 for unbounded"),
         ({"softcap": -1.0}, "softcap -1.0 is not a plain positive number of at most 6 digits"),
         ({"dtype": "fp8"}, "dtype 'fp8' is none of bf16, fp16"),
-        ({"layout": "sideways"}, "layout 'sideways' is none of contiguous, packed, interleaved"),
-        (
-            {"regime": "poison"},
-            "regime 'poison' is none of random, needle, poison.pages, poison.tails, poison.garbage",
-        ),
+        ({"layout": "sideways"}, f"layout 'sideways' is none of {', '.join(LAYOUTS)}"),
+        ({"regime": "poison"}, f"regime 'poison' is none of {', '.join(REGIMES)}"),
+        ({"page_order": "lowest"}, f"page order 'lowest' is none of {', '.join(PAGE_ORDERS)}"),
+        ({"cache_dtype": "int4"}, f"cache dtype 'int4' is none of {', '.join(CACHE_DTYPES)}"),
     ],
 )
 def test_fields_that_describe_no_call(fields: dict[str, Any], sentence: str) -> None:

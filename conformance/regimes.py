@@ -1,0 +1,113 @@
+"""Regimes: what is done to random values so that a defect shows: a tolerance can only judge what inputs make matter.
+
+| regime | what is made | what it shows |
+| --- | --- | --- |
+| `needle` | each query points at one key, where kernels go wrong | which key was read |
+| `poison.pages` | NaN in pages that no sequence owns; unused table entries name one | another page read |
+| `poison.tails` | NaN in the rows of a last page past its last key | a stale row let through, even with weight 0 |
+| `poison.garbage` | huge finite values there | a stale row that is given weight |
+| `poison.table` | table entries past a sequence's end are out of range | a page looked up that is not there |
+| `shifted` | every key of a query gets the same logit on top, -150 to 150 | exponentials without the row maximum |
+| `large` | queries ten times as large | weights near 0 and 1, rescaling of the accumulator |
+| `constant` | V is one vector a KV head | weights that do not sum to 1 |
+| `onehot` | row j of V is 1 at dim j + head, modulo D, and 0 elsewhere | the weight of single keys |
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.block_tables import Pages
+from conformance.case import Case
+from conformance.needles import plant
+
+GARBAGE = 3.0e4
+"""Huge but finite: what a recycled page may hold. Formats that cannot hold it get three quarters of their largest."""
+
+LARGEST_SHIFT = 150.0
+"""exp(150) is no float32, and exp(-150) is 0 there."""
+
+SHIFT_KEY = 16.0
+"""What every key holds in the column that carries the shift; exact in every dtype."""
+
+LARGE = 10.0
+
+
+@dataclass(frozen=True)
+class Values:
+    """What q and the pages hold before they are laid out, changed in place.
+
+    q [T, Hq, D]; k and v [pool, page_size, Hkv, D], as stored: a descale multiplies them.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    k_descale: float
+    v_descale: float
+    garbage: float
+
+
+def garbage(dtype: torch.dtype) -> float:
+    """A huge finite value of `dtype`."""
+    return min(GARBAGE, 0.75 * torch.finfo(dtype).max)
+
+
+def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
+    """Make random values those of the case's regime."""
+    regime, rows = case.regime, _Rows.of(case, pages)
+    if regime == "needle":
+        plant(case, values.q, values.k, pages.table, values.k_descale)
+    elif regime == "poison.pages":
+        spare = torch.ones(pages.pool, dtype=torch.bool)
+        spare[pages.owned.long()] = False
+        for pool in (values.k, values.v):
+            pool[spare] = torch.nan
+    elif regime in ("poison.tails", "poison.garbage"):
+        spoil = torch.nan if regime == "poison.tails" else values.garbage
+        values.k[rows.tails], values.v[rows.tails] = spoil, -spoil
+    elif regime == "shifted":
+        _shift(values, scale)
+    elif regime == "large":
+        values.q.mul_(LARGE)
+    elif regime == "constant":
+        values.v[rows.keys] = values.v[0, 0].clone()
+    elif regime == "onehot":
+        _one_hot(values, rows)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Bool [pool, page_size]: which rows hold a key, and which are the tail of a last page."""
+
+    keys: Tensor
+    tails: Tensor
+    position: Tensor  # int64, of each row that holds a key
+
+    @classmethod
+    def of(cls, case: Case, pages: Pages) -> "_Rows":
+        count = torch.zeros(pages.pool, dtype=torch.int64)  # rows of each page that hold a key
+        at = torch.zeros(pages.pool, dtype=torch.int64)  # position of each page's first row
+        for row, n, used in zip(pages.table.long(), case.seq_lens, case.pages, strict=True):
+            first = torch.arange(used) * case.page_size
+            count[row[:used]], at[row[:used]] = (n - first).clamp(max=case.page_size), first
+        within = torch.arange(case.page_size)
+        keys = within < count[:, None]
+        return cls(keys, ~keys & (count[:, None] > 0), at[:, None] + within)
+
+
+def _shift(values: Values, scale: float) -> None:
+    """One column of q and k makes the offset: the same for all keys of a query, another for each query and head."""
+    tokens, heads, _ = values.q.shape
+    steps = torch.arange(tokens * heads, dtype=torch.float64).view(tokens, heads)
+    offset = LARGEST_SHIFT * (2 * ((steps * 0.6180339887498949) % 1) - 1)  # spread evenly, whatever their number
+    values.q[..., 0] = (offset / (scale * SHIFT_KEY)).to(values.q.dtype)
+    values.k[..., 0] = SHIFT_KEY / values.k_descale
+
+
+def _one_hot(values: Values, rows: _Rows) -> None:
+    _, _, heads, head_dim = values.v.shape
+    dim = (rows.position[..., None] + torch.arange(heads)) % head_dim  # [pool, page_size, Hkv]
+    rows_of_one = torch.nn.functional.one_hot(dim[rows.keys], head_dim) / values.v_descale
+    values.v[rows.keys] = rows_of_one.to(values.v.dtype)
