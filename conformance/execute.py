@@ -11,6 +11,7 @@ import torch
 
 from conformance.backends import Backend
 from conformance.case import Case
+from conformance.evidence import key_read
 from conformance.inputs import Inputs, make
 from conformance.judge import Verdict, judge
 from conformance.status import Status, Unsupported
@@ -31,7 +32,8 @@ def run(case: Case, backend: Backend, target: Target) -> Verdict:
                 torch.cuda.synchronize()
         seconds = perf_counter() - started
         verdict = judge(case, want, answer.out, answer.lse, answer.profile)
-        return replace(verdict, path=answer.path, seconds=seconds)
+        evidence = key_read(case, inputs, answer.out, want.out, verdict) if verdict.status is Status.MISMATCH else ""
+        return replace(verdict, evidence=evidence, path=answer.path, seconds=seconds)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included

@@ -16,6 +16,8 @@ def text(case: Case, verdict: Verdict, name: str, target: str, repro: str) -> st
         lines.append(f"  worst   {_worst(verdict.worst, verdict)}")
     if verdict.wrong is not None:
         lines.append(f"  where   {where(case, verdict.wrong)}")
+    if verdict.evidence:
+        lines.append(f"  key     {verdict.evidence}")
     return "\n".join([*lines, f"  repro   {repro}"])
 
 

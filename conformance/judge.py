@@ -63,6 +63,7 @@ class Verdict:
     figures: Figures | None = None
     worst: Worst | None = None
     wrong: Tensor | None = None  # bool [T, Hq]: rows that break a rule
+    evidence: str = ""  # which key was read instead of which, where the output says so
     path: str = ""
     seconds: float | None = None
 

@@ -61,8 +61,8 @@ def rows_of_attention(
 def unified(
     *, q: Tensor, k: Tensor, v: Tensor, out: Tensor, cu_seqlens_q: Tensor, max_seqlen_q: int, seqused_k: Tensor,
     max_seqlen_k: int, softmax_scale: float, causal: bool, window_size: tuple[int, int], block_table: Tensor,
-    softcap: float, q_descale: None, k_descale: None, v_descale: None, alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
+    softcap: float, q_descale: None, k_descale: Tensor | None, v_descale: Tensor | None,
+    alibi_slopes: Tensor | None = None, sinks: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Causal only, packed queries, and blind to the right side of a window, as AITER's is."""
     assert causal, "Only causal attention is supported"
@@ -70,7 +70,10 @@ def unified(
     assert max(b - a for a, b in pairwise(starts)) <= max_seqlen_q
     assert int(seqused_k.max()) <= max_seqlen_k
     for b, (start, end) in enumerate(pairwise(starts)):
-        keys, values = (pages_of(cache, block_table[b], int(seqused_k[b])) for cache in (k, v))
+        keys, values = (
+            pages_of(cache, block_table[b], int(seqused_k[b])).double() * (1.0 if descale is None else descale[0, 0])
+            for cache, descale in ((k, k_descale), (v, v_descale))
+        )
         window = window_size[0], -1
         out[start:end] = rows_of_attention(
             q[start:end], keys, values, True, window, softmax_scale, softcap, alibi_slopes, sinks
@@ -150,6 +153,8 @@ def layer_of(case: Case, inputs: Inputs) -> AttentionLayer:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        k_descale=inputs.k_descale,
+        v_descale=inputs.v_descale,
     )
 
 
@@ -209,7 +214,7 @@ def test_a_draft_equals_the_oracle(mode: str, lengths: str, window: tuple[int, i
     assert_exact(case, done)
 
 
-@pytest.mark.parametrize("feature", ["-softcap3", "-alibi", "-sinks", "-w4:inf-softcap3-alibi-sinks"])
+@pytest.mark.parametrize("feature", ["-softcap3", "-alibi", "-sinks", "-cache.e4m3fn", "-w4:inf-softcap3-alibi-sinks"])
 @pytest.mark.parametrize("lengths", [UNIFORM["drafts"], RAGGED["ragged"]])
 def test_features_of_causal_attention_arrive(lengths: str, feature: str) -> None:
     case = Case.parse(f"decode-causal-bf16-{lengths}{feature}-packed-random")
@@ -280,6 +285,8 @@ def test_what_the_non_causal_kernel_lacks_is_refused(lengths: str) -> None:
         ({"alibi_slopes": heads}, "ALiBi"),
         ({"sinks": heads}, "attention sinks"),
         ({"softcap": 30.0}, "softcap"),
+        ({"k_descale": torch.ones(1, 1)}, "descale for 16-bit queries"),
+        ({"v_descale": torch.ones(1, 1)}, "descale for 16-bit queries"),
     ):
         layer = replace(AttentionLayer(scale=1.0), **feature)
         with pytest.raises(Unsupported) as refused:
