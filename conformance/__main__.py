@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from conformance import __version__, backends, environment, manifest
-from conformance.case import BadCase, Case
+from conformance.case import BadCase
+from conformance.check import Check, of_tier
 from conformance.inputs import make
 from conformance.system import NotReady, choose
 
@@ -55,13 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
     run.add_argument("--tier", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
-    run.add_argument("--case", action="append", metavar="ID", help="run this case instead; may be repeated")
+    run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
     run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
 
-    listing = commands.add_parser("list", help="the cases of a tier")
+    listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
     listing.add_argument("--tier", default="smoke")
     listing.set_defaults(command=_list)
-    show = commands.add_parser("show", help="one case in full")
+    show = commands.add_parser("show", help="one case in full, or one relation (RELATION/ID)")
     show.add_argument("case", metavar="CASE")
     show.set_defaults(command=_show)
     bench = commands.add_parser("bench", help="the oracle against dense float64 attention: time and memory")
@@ -100,19 +101,23 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:
-    for case in manifest.cases(options.tier):
-        print(case.id)
+    for check in of_tier(options.tier):
+        print(check.id)
     return CONFORMANT
 
 
 def _show(options: argparse.Namespace, _: list[str]) -> int:
-    case = Case.parse(options.case)
-    inputs = make(case)
-    pairs = {name: str(getattr(case, name)) for name in Case.__dataclass_fields__}
+    check = Check.parse(options.case)
+    case, inputs = check.case, make(check.case)
+    pairs = {name: str(getattr(case, name)) for name in case.__dataclass_fields__}
     for name in ("q", "k_cache", "v_cache", "block_table"):
         tensor = getattr(inputs, name)
         pairs[f"{name} (made)"] = f"{tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}"
-    _print_pairs(pairs | {"scale (made)": f"{inputs.scale:g}", "digest of all inputs": inputs.digest()[:16]})
+    pairs |= {"scale (made)": f"{inputs.scale:g}", "digest of all inputs": inputs.digest()[:16]}
+    if relation := check.relation:
+        pairs |= {"compared with": relation.says, "must be": relation.demand}
+        pairs["inputs of that"] = relation.calls(case)[1].inputs.digest()[:16]
+    _print_pairs(pairs)
     return CONFORMANT
 
 

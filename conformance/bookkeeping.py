@@ -1,4 +1,4 @@
-"""What the controlling process of a run keeps: which cases were planned, what came of them, and the record."""
+"""What the controlling process of a run keeps: which checks were planned, what came of them, and the record."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from conformance.case import Case
+from conformance.check import Check
 from conformance.failure import text
 from conformance.judge import Verdict
-from conformance.record import Writer
+from conformance.record import Writer, check_id
 from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word
 from conformance.system import System
 
-SUITE = "::test_conforms["
-"""What the node id of a conformance test holds, from wherever the suite was collected."""
+SUITE = ("::test_conforms[", "::test_holds[")
+"""What the node id of a conformance test holds one of, from wherever the suite was collected."""
 
 NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -28,8 +28,8 @@ class Bookkeeper:
         self.system, self.title = system, title
         self.writer = Writer(record) if record else None
         self.started = monotonic()
-        self.planned: list[str] = []  # case ids
-        self.results: dict[str, dict[str, Any]] = {}  # by case id
+        self.planned: list[str] = []  # ids of checks
+        self.results: dict[str, dict[str, Any]] = {}  # by check id
         self.has_header = False
         self.closed = False
 
@@ -44,13 +44,13 @@ class Bookkeeper:
         self._plan(ids)
 
     def _plan(self, nodeids: Any) -> None:
-        self.planned = [_case_id(nodeid) for nodeid in nodeids if SUITE in nodeid]
+        self.planned = [_check_id(nodeid) for nodeid in nodeids if _of_suite(nodeid)]
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)  # before the terminal asks for the word that shows it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if SUITE not in report.nodeid:
+        if not _of_suite(report.nodeid):
             return
         properties: dict[str, Any] = dict(report.user_properties)
         if report.when == "call" and "status" in properties:
@@ -59,15 +59,16 @@ class Bookkeeper:
         elif report.failed:  # the worker died over it ("???" is xdist's word for that), or a fixture failed
             status = Status.CRASH if report.when == "???" else Status.ERROR
             reason = str(report.longrepr).strip().splitlines()[-1]
-            case = _case_id(report.nodeid)
-            verdict = Verdict(status, reason)
+            check = Check.parse(_check_id(report.nodeid))
+            verdict, repro = Verdict(status, reason), self.system.repro(check.id)
             report.longrepr = text(
-                Case.parse(case), verdict, self.system.name, self.system.target_spec, self.system.repro(case)
+                check.case, verdict, self.system.name, self.system.target_spec, repro, check.relation
             )
-            self._take({"case": case, "status": str(status), "reason": reason}, None)
+            relation = {"relation": check.relation.name} if check.relation else {}
+            self._take({"case": check.case.id, **relation, "status": str(status), "reason": reason}, None)
 
     def _take(self, result: dict[str, Any], environment: dict[str, str] | None) -> None:
-        self.results[result["case"]] = result
+        self.results[check_id(result)] = result
         if self.writer:
             if not self.has_header:
                 self.has_header = True
@@ -111,9 +112,9 @@ class Bookkeeper:
         return header_lines(self.system, self.title)
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
-        if SUITE not in report.nodeid or report.when not in ("call", "???"):
+        if not _of_suite(report.nodeid) or report.when not in ("call", "???"):
             return None
-        result = self.results[_case_id(report.nodeid)]
+        result = self.results[_check_id(report.nodeid)]
         status = Status(result["status"])
         letter = {Status.PASS: ".", Status.UNSUPPORTED: "u"}.get(status, status[0])
         category = {Status.PASS: "passed", Status.UNSUPPORTED: "unsupported"}.get(status, "failed")
@@ -130,5 +131,9 @@ class Bookkeeper:
             terminalreporter.write_line("NOTHING RAN: no case was selected.")
 
 
-def _case_id(nodeid: str) -> str:
+def _of_suite(nodeid: str) -> bool:
+    return any(test in nodeid for test in SUITE)
+
+
+def _check_id(nodeid: str) -> str:
     return nodeid.partition("[")[2].removesuffix("]")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from conformance.backends import Backend
+from conformance.backends import Answer, Backend
 from conformance.case import Case
 from conformance.evidence import key_read
 from conformance.inputs import Inputs, make
@@ -25,19 +25,29 @@ def run(case: Case, backend: Backend, target: Target) -> Verdict:
     try:
         inputs = make(case).to(target.device)
         want = exact(case, inputs)  # before the backend could change what it is judged by
-        started = perf_counter()
-        with _uninitialised_memory_is_nan():
-            answer = backend.answer(case, inputs)
-            if target.kind == "gpu":
-                torch.cuda.synchronize()
-        seconds = perf_counter() - started
+        answer, seconds = answered(case, inputs, backend, target)
         verdict = judge(case, want, answer.out, answer.lse, answer.profile)
         evidence = key_read(case, inputs, answer.out, want.out, verdict) if verdict.status is Status.MISMATCH else ""
         return replace(verdict, evidence=evidence, path=answer.path, seconds=seconds)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included
-        return Verdict(_status_of(error), _sentence(error))
+        return verdict_on(error)
+
+
+def answered(case: Case, inputs: Inputs, backend: Backend, target: Target) -> tuple[Answer, float]:
+    """What the backend answers, and in how many seconds. Raises what the backend raises."""
+    started = perf_counter()
+    with _uninitialised_memory_is_nan():
+        answer = backend.answer(case, inputs)
+        if target.kind == "gpu":
+            torch.cuda.synchronize()
+    return answer, perf_counter() - started
+
+
+def verdict_on(error: BaseException) -> Verdict:
+    """What it means for a check that a backend raised this."""
+    return Verdict(_status_of(error), _sentence(error))
 
 
 def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:

@@ -4,16 +4,20 @@ from torch import Tensor
 
 from conformance.case import Case
 from conformance.judge import Verdict, Worst, locate
+from conformance.relations import Relation
 
 
-def text(case: Case, verdict: Verdict, name: str, target: str, repro: str) -> str:
+def text(case: Case, verdict: Verdict, name: str, target: str, repro: str, relation: Relation | None = None) -> str:
     """What is wrong, where, and the command that shows it again."""
     path = f"{verdict.path}, " if verdict.path else ""
-    lines = [f"{verdict.status}  {name} ({path}{target})   {case.id}"]
+    check = f"{relation.name}/{case.id}" if relation else case.id
+    lines = [f"{verdict.status}  {name} ({path}{target})   {check}"]
     if verdict.reason:
         lines.append(f"  what    {verdict.reason}")
+    if relation:
+        lines.append(f"  against {relation.says}: the answers must be {relation.demand}")
     if verdict.worst is not None:
-        lines.append(f"  worst   {_worst(verdict.worst, verdict)}")
+        lines.append(f"  worst   {_worst(verdict.worst, verdict, 'want' if relation is None else 'the other')}")
     if verdict.wrong is not None:
         lines.append(f"  where   {where(case, verdict.wrong)}")
     if verdict.evidence:
@@ -21,11 +25,11 @@ def text(case: Case, verdict: Verdict, name: str, target: str, repro: str) -> st
     return "\n".join([*lines, f"  repro   {repro}"])
 
 
-def _worst(worst: Worst, verdict: Verdict) -> str:
+def _worst(worst: Worst, verdict: Verdict, other: str) -> str:
     what = "lse" if worst.dim is None else "out"
     dim = "" if worst.dim is None else f", dim {worst.dim}"
     place = f"{what}[seq {worst.sequence}, query {worst.query}, head {worst.head}{dim}]"
-    shown = f"{place} = {worst.got:.4g}, want {worst.want:.4g}"
+    shown = f"{place} = {worst.got:.4g}, {other} {worst.want:.4g}"
     if verdict.figures is None:
         return shown
     error = f"|err| {abs(worst.got - worst.want):.1e} = {worst.ratio:.3g} x bound"

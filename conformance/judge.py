@@ -76,27 +76,83 @@ def judge(
     Checks in order: shape, dtype, finite (an element never written is NaN, as buffers are handed out), bound, noise,
     lse. The first that fails names the status. Without a profile, that of a flash-attention kernel is assumed.
     """
-    profile = profile or RoundingProfile.flash(case.dtype)
-    if malformed := _malformed(case, out, lse):
-        return Verdict(Status.MALFORMED, malformed)
+    if reason := malformed(case, out, lse):
+        return Verdict(Status.MALFORMED, reason)
     got = out.double()
     if not bool(got.isfinite().all()):
         return _nonfinite(case, got, want.out)
+    return _within(case, allowance(case, want, profile), (got, lse), (want.out, want.lse))
 
-    error = (got - want.out).abs()
-    over = _ratio(error, error_bound(want, profile, case))
-    row_energy = _energy(error, noise_variance(want, profile, case))
+
+def differ(
+    case: Case,
+    first: tuple[Tensor, Tensor | None],
+    second: tuple[Tensor, Tensor | None],
+    allowed: "Allowance | None" = None,
+) -> Verdict:
+    """Judge two well-formed answers (out [T, Hq, D], lse [T, Hq] or None) to calls that must be answered alike.
+
+    They may differ by what is allowed, that of the one plus that of the other; without it, in no bit. Checks in order:
+    both finite, then as `judge` has them. An lse is compared where both give one.
+    """
+    for which, out, other in (("first", first[0], second[0]), ("second", second[0], first[0])):
+        if not bool(out.isfinite().all()):
+            verdict = _nonfinite(case, out.double(), other.double())
+            return replace(verdict, reason=f"in the {which} answer, {verdict.reason}")
+    lses = None if first[1] is None or second[1] is None else (first[1], second[1])
+    if allowed is not None:
+        want = (first[0].double(), lses[0].double() if lses else None)
+        return _within(case, allowed, (second[0].double(), lses[1] if lses else None), want)
+    for name, pair in (("out", (first[0], second[0])), ("lse", lses)):
+        if pair is not None and bool((differs := _other_bits(*pair)).any()):
+            return _unequal(case, name, differs, *pair)
+    return Verdict(Status.PASS)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Error that declared rounding explains: `bound` and `variance` [T, Hq, D], and the bound of an `lse` [T, Hq]."""
+
+    bound: Tensor
+    variance: Tensor
+    lse: Tensor
+
+    def __add__(self, other: "Allowance") -> "Allowance":
+        """Of a difference: bounds add up, and so do variances of errors that know nothing of each other."""
+        return Allowance(self.bound + other.bound, self.variance + other.variance, self.lse + other.lse)
+
+    def __getitem__(self, rows: Tensor) -> "Allowance":
+        """That of some packed query rows."""
+        return Allowance(self.bound[rows], self.variance[rows], self.lse[rows])
+
+
+def allowance(case: Case, want: Attention, profile: RoundingProfile | None) -> Allowance:
+    """What a kernel of that profile, or of a flash-attention kernel's where it declares none, may err by."""
+    profile = profile or RoundingProfile.flash(case.dtype)
+    return Allowance(
+        error_bound(want, profile, case), noise_variance(want, profile, case), lse_bound(want, profile, case)
+    )
+
+
+def _within(
+    case: Case, allowed: Allowance, answer: tuple[Tensor, Tensor | None], want: tuple[Tensor, Tensor | None]
+) -> Verdict:
+    """Judge a finite `out` and an lse against those wanted: bound, noise, lse."""
+    (got, lse), (want_out, want_lse) = answer, want
+    error = (got - want_out).abs()
+    over = _ratio(error, allowed.bound)
+    row_energy = _energy(error, allowed.variance)
     row_noise = row_energy.sqrt()
     figures = Figures(float(over.max()), float(row_energy.mean().sqrt()), float(row_noise.max()))
     wrong = (over > 1).any(-1) | (row_noise > ROW_NOISE_LIMIT)
-    worst = _worst_element(case, torch.where(wrong[..., None], over, 0.0) if wrong.any() else over, got, want.out)
+    worst = _worst_element(case, torch.where(wrong[..., None], over, 0.0) if wrong.any() else over, got, want_out)
     if wrong.any():
         rule = "an element exceeds its error bound" if figures.bound > 1 else "a row has more error than rounding makes"
         return Verdict(Status.MISMATCH, rule, figures, worst, wrong)
     if figures.noise > case_noise_limit(row_noise.numel()):
         return Verdict(Status.MISMATCH, "the case has more error than rounding makes", figures, worst)
-    if lse is not None:
-        ratio, worst_lse = _judge_lse(case, lse.double(), want, profile)
+    if lse is not None and want_lse is not None:
+        ratio, worst_lse = _judge_lse(case, lse.double(), want_lse, allowed.lse)
         figures = replace(figures, lse=ratio)
         if ratio > 1:
             return Verdict(Status.MISMATCH, "an lse exceeds its error bound", figures, worst_lse)
@@ -160,7 +216,8 @@ def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
     return u_q + (case.head_dim + 8) * U32
 
 
-def _malformed(case: Case, out: Tensor, lse: Tensor | None) -> str:
+def malformed(case: Case, out: Tensor, lse: Tensor | None) -> str:
+    """What is wrong with the shape or dtype of an answer, or nothing."""
     shape = (case.tokens, case.q_heads, case.head_dim)
     if tuple(out.shape) != shape:
         return f"output has shape {list(out.shape)}, not {list(shape)}"
@@ -181,6 +238,25 @@ def _nonfinite(case: Case, got: Tensor, want: Tensor) -> Verdict:
     return Verdict(Status.NONFINITE, reason, worst=worst, wrong=bad.any(-1))
 
 
+def _other_bits(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors are not equal in every bit; a NaN equals nothing."""
+    a, b = a.contiguous(), b.contiguous()
+    bits = torch.int16 if a.itemsize == 2 else torch.int32
+    return (a.view(bits) != b.view(bits)) | a.isnan() | b.isnan()
+
+
+def _unequal(case: Case, name: str, differs: Tensor, first: Tensor, second: Tensor) -> Verdict:
+    """Two answers that `differs` tells apart, `out` [T, Hq, D] or `lse` [T, Hq]; the worst is where they do so most."""
+    want, got = first.double(), second.double()
+    error = torch.where(got == want, 0.0, (got - want).abs()).nan_to_num(nan=math.inf)
+    token, head, *dim = (int(x) for x in torch.unravel_index((error + differs).argmax(), error.shape))
+    at = (token, head, *dim)
+    worst = Worst(*locate(case, token), head, dim[0] if dim else None, float(got[at]), float(want[at]), math.nan)
+    count, share = int(differs.sum()), float(differs.double().mean())
+    reason = f"{count} elements of {name} ({share:.1%}) have other bits, by up to {float(error.max()):.2g}"
+    return Verdict(Status.MISMATCH, reason, worst=worst, wrong=differs.any(-1) if dim else differs)
+
+
 def _ratio(error: Tensor, bound: Tensor) -> Tensor:
     """The error over its bound, where 0 / 0 is 0: an exact result is never over."""
     return torch.where(error == 0, 0.0, error / bound)
@@ -198,13 +274,13 @@ def _worst_element(case: Case, score: Tensor, got: Tensor, want: Tensor) -> Wors
     return Worst(sequence, query, head, dim, float(got[at]), float(want[at]), float(score[at]))
 
 
-def _judge_lse(case: Case, lse: Tensor, want: Attention, profile: RoundingProfile) -> tuple[float, Worst]:
+def _judge_lse(case: Case, lse: Tensor, want: Tensor, bound: Tensor) -> tuple[float, Worst]:
     """Largest ratio of lse error to its bound; -inf must be met exactly."""
-    error = torch.where(lse == want.lse, 0.0, (lse - want.lse).abs())
-    over = _ratio(error, lse_bound(want, profile, case)).nan_to_num(nan=math.inf)
+    error = torch.where(lse == want, 0.0, (lse - want).abs())
+    over = _ratio(error, bound).nan_to_num(nan=math.inf)
     token, head = (int(x) for x in torch.unravel_index(over.argmax(), over.shape))
     sequence, query = locate(case, token)
-    got, expected, ratio = (float(x[token, head]) for x in (lse, want.lse, over))
+    got, expected, ratio = (float(x[token, head]) for x in (lse, want, over))
     return ratio, Worst(sequence, query, head, None, got, expected, ratio)
 
 

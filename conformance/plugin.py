@@ -1,4 +1,4 @@
-"""The pytest plugin that runs the suite: its options, its cases, and verdicts as the outcomes of tests."""
+"""The pytest plugin that runs the suite: its options, its checks, and verdicts as the outcomes of tests."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
@@ -8,16 +8,19 @@ import pytest
 
 from conformance import environment, manifest
 from conformance.bookkeeping import Bookkeeper
-from conformance.case import BadCase, Case
+from conformance.case import BadCase
+from conformance.check import Check, of_tier
 from conformance.execute import run
 from conformance.failure import text
 from conformance.judge import Verdict
 from conformance.record import BadRecord, digest
+from conformance.relate import relate
 from conformance.status import Status
+from conformance.summary import counted
 from conformance.system import NotReady, System, choose
 from conformance.targets import Target
 
-CASES = pytest.StashKey[list[Case]]()
+CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
 LARGEST_FIGURE = 1e300
 """Stands for infinity, which JSON does not know."""
@@ -32,7 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--target", help="where it runs: gpu, interpreter[:gfx942|gfx950] or cpu")
     group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
     group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
-    group.addoption("--case", action="append", metavar="ID", help="run this case instead of a tier; may be repeated")
+    group.addoption(
+        "--case",
+        action="append",
+        metavar="ID",
+        help="run this case, or RELATION/ID, and no tier; may be repeated",
+    )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
 
 
@@ -42,10 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
-        config.stash[CASES] = list(dict.fromkeys(map(Case.parse, chosen))) if chosen else manifest.cases(tier)
+        checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
+        config.stash[CHECKS] = checks
         config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
         if not hasattr(config, "workerinput"):
-            title = f"{len(config.stash[CASES])} chosen cases" if chosen else f"tier {tier}"
+            title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
             bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
     except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
@@ -62,12 +71,28 @@ def _asked_for(config: pytest.Config) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a case."""
+    """One test a check."""
     if "conform" in metafunc.fixturenames:
-        if CASES not in metafunc.config.stash:
+        if CHECKS not in metafunc.config.stash:
             raise pytest.UsageError("name the suite itself, conformance/suite or --pyargs conformance.suite, to run it")
-        cases = metafunc.config.stash[CASES]
-        metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+        name = next(name for name in PARAMETERS.values() if name in metafunc.fixturenames)
+        checks = _of_kind(metafunc.config, name)
+        metafunc.parametrize(name, checks, ids=[check.id for check in checks])
+
+
+PARAMETERS = {"test_conforms": "case", "test_holds": "related"}
+"""The suite's tests, and the parameter of each."""
+
+
+def _of_kind(config: pytest.Config, name: str) -> list[Check]:
+    return [check for check in config.stash[CHECKS] if bool(check.relation) == (name == "related")]
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str) -> list[pytest.Item] | None:
+    """No test at all where none was chosen: pytest would make one of no parameter, and skip it."""
+    if name in PARAMETERS and CHECKS in collector.config.stash and not _of_kind(collector.config, PARAMETERS[name]):
+        return []
+    return None
 
 
 class Nonconformant(Exception):
@@ -88,31 +113,37 @@ def started(pytestconfig: pytest.Config) -> Target | str:
 
 
 @pytest.fixture
-def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[Case], None]:
-    """Runs a case and makes its verdict the outcome of the test."""
+def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[Check], None]:
+    """Runs a check and makes its verdict the outcome of the test."""
 
-    def conform(case: Case) -> None:
+    def conform(check: Check) -> None:
         system = request.config.stash[SYSTEM]
         if isinstance(started, str):
-            request.node.user_properties += _properties(case, Verdict(Status.NOT_RUN, started))
+            request.node.user_properties += _properties(check, Verdict(Status.NOT_RUN, started))
             raise Nonconformant(f"{Status.NOT_RUN}  {started}")
-        verdict = run(case, system.backend, started)
-        request.node.user_properties += _properties(case, verdict)
+        case, relation = check.case, check.relation
+        if relation is None:
+            verdict = run(case, system.backend, started)
+        else:
+            verdict = relate(relation, case, system.backend, started)
+        request.node.user_properties += _properties(check, verdict)
         if not request.config.stash.get(ENVIRONMENT_SENT, False):
             request.config.stash[ENVIRONMENT_SENT] = True
             request.node.user_properties.append(("environment", environment.describe(started)))
         if verdict.status is Status.UNSUPPORTED:
             raise Declined(verdict.reason)
         if not verdict.status.conformant:
-            raise Nonconformant(text(case, verdict, system.name, started.name, system.repro(case.id)))
+            raise Nonconformant(text(case, verdict, system.name, started.name, system.repro(check.id), relation))
 
     return conform
 
 
-def _properties(case: Case, verdict: Verdict) -> Iterator[tuple[str, object]]:
+def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
     """The verdict as pytest carries it from a worker to the controller, and into a JUnit file."""
-    yield "case", case.id
-    yield "digest", digest(case)
+    yield "case", check.case.id
+    if check.relation:
+        yield "relation", check.relation.name
+    yield "digest", digest(check)
     yield "status", str(verdict.status)
     for name in ("reason", "path"):
         if text := getattr(verdict, name):

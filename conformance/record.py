@@ -1,7 +1,8 @@
 """Records: what a run found, as JSON lines that are still readable when the run is cut short.
 
-A header (what ran, on what, how many cases were planned), a line a case as soon as it is known, and a footer with the
-counts. A record without its footer is incomplete, and `read` says so.
+A header (what ran, on what, how many checks were planned), a line a check as soon as it is known, and a footer with the
+counts. A line names a case and, where a relation was checked on it, the relation. A record without its footer is
+incomplete, and `read` says so.
 """
 
 import hashlib
@@ -13,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from conformance import inputs
-from conformance.case import Case
+from conformance import inputs, relations
+from conformance.check import Check
 from conformance.status import Status
 from reference import attention as oracle
 
@@ -25,13 +26,21 @@ class BadRecord(Exception):
     """A file that is no record, or a record that cannot be written, in one sentence."""
 
 
-def digest(case: Case) -> str:
-    """Key of a result: the case, how its inputs are made, and the oracle it is judged by."""
-    return hashlib.sha256(f"{case.id} inputs {inputs.VERSION} oracle {oracle.VERSION}".encode()).hexdigest()[:16]
+def digest(check: Check) -> str:
+    """Key of a result: the case, how its inputs are made, the oracle it is judged by, and the relation, if any."""
+    key = f"{check.id} inputs {inputs.VERSION} oracle {oracle.VERSION}"
+    if check.relation:
+        key += f" relations {relations.VERSION}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def check_id(result: dict[str, Any]) -> str:
+    """The id of the check that a line of a record is the result of."""
+    return f"{result['relation']}/{result['case']}" if "relation" in result else result["case"]
 
 
 class Writer:
-    """Writes a record line by line; a line is on disk as soon as its case is done.
+    """Writes a record line by line; a line is on disk as soon as its check is done.
 
     The file appears with its first line: a run that never started leaves none. Raises BadRecord if there is one
     already, so that nothing recorded is lost, or if none can be made.
@@ -73,7 +82,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Record:
-    """A record read back. `complete` says that it has its footer and a result for every planned case."""
+    """A record read back. `complete` says that it has its footer and a result for every planned check."""
 
     header: dict[str, Any]
     cases: list[dict[str, Any]] = field(default_factory=list)
@@ -103,7 +112,7 @@ def read(path: Path) -> Record:
     if header.get("format") != FORMAT:
         raise BadRecord(f"{path} has format {header.get('format')!r}; this suite reads {FORMAT}")
     if not isinstance(header.get("planned"), int):
-        raise BadRecord(f"{path} is not a record: its header does not say how many cases were planned")
+        raise BadRecord(f"{path} is not a record: its header does not say how many checks were planned")
     cases = []
     for number, entry in enumerate(entries[1:], 2):
         kind = entry.get("kind") if isinstance(entry, dict) else None
@@ -112,4 +121,4 @@ def read(path: Path) -> Record:
         elif kind != "footer":
             raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer")
     closed = len(entries) > 1 and entries[-1]["kind"] == "footer"
-    return Record(header, cases, complete=closed and len({c["case"] for c in cases}) == header["planned"])
+    return Record(header, cases, complete=closed and len({check_id(c) for c in cases}) == header["planned"])

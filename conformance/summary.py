@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from conformance import __version__
@@ -41,25 +42,42 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def counted(ids: Collection[str], which: str = "") -> str:
+    """`59 cases and 1 relation`: how many checks of each kind there are."""
+    parts = [f"{len(some)} {which}{kind[:-1] if len(some) == 1 else kind}" for kind, some in _by_kind(ids) if some]
+    return " and ".join(parts)
+
+
+def _by_kind(ids: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    yield "cases", [check for check in ids if "/" not in check]
+    yield "relations", [check for check in ids if "/" in check]
+
+
+def _of_planned(ids: Collection[str], planned: Collection[str]) -> str:
+    """`2 of 59 cases and 0 of 12 relations`."""
+    every = dict(_by_kind(planned))
+    return " and ".join(f"{len(some)} of {len(every[kind])} {kind}" for kind, some in _by_kind(ids) if every[kind])
+
+
 def footer_lines(books: Bookkeeper) -> list[str]:
     """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
-    counts, planned = books.counts, len(books.planned)
-    ran = planned - counts[Status.NOT_RUN] - counts[Status.UNSUPPORTED]
-    lines = [f"{books.system.name}: {ran} of {planned} cases run: " + ", ".join(
+    counts, results = books.counts, books.results
+    ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
+    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} run: " + ", ".join(
         f"{counts[status]} {status}" for status in Status if counts[status])]  # fmt: skip
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
-        lines += _reasons(books.results.values(), status)
-    passes = [r for r in books.results.values() if r["status"] == Status.PASS]
-    by_path = defaultdict(list)
-    for result in passes:
-        by_path[result.get("path", "")].append(result)
-    for path, some in sorted(by_path.items()):
+        lines += _reasons(results.values(), status)
+    by_path = defaultdict(list)  # a relation's figures are of a difference, and have nothing to do with a case's
+    for result in results.values():
+        if result["status"] == Status.PASS and "bound" in result:
+            by_path[" of relations" if "relation" in result else "", result.get("path", "")].append(result)
+    for (kind, path), some in sorted(by_path.items()):
         largest = ", ".join(
             f"{shown} {max(r[key] for r in some if key in r):.3g}"
             for key, shown in FIGURES.items()
             if any(key in r for r in some)
         )
-        lines.append(f"largest among {len(some)} passes{' on ' + path if path else ''}: {largest}")
+        lines.append(f"largest among {len(some)} passes{kind}{' on ' + path if path else ''}: {largest}")
     if books.writer:
         lines.append(f"record: {books.writer.path}")
     return [*lines, _verdict(books)]
@@ -75,10 +93,11 @@ def _reasons(results: Any, status: Status) -> list[str]:
 
 def _verdict(books: Bookkeeper) -> str:
     if not books.complete:
-        return f"INCOMPLETE: {len(books.planned) - len(books.results)} planned cases have no result."
+        lacking = [check for check in books.planned if check not in books.results]
+        return f"INCOMPLETE: {counted(lacking, 'planned ')} {'has' if len(lacking) == 1 else 'have'} no result."
     if not books.anything_ran:
         return "NOTHING RAN."
-    failed = sum(count for status, count in books.counts.items() if not Status(status).conformant)
+    failed = [check for check, result in books.results.items() if not Status(result["status"]).conformant]
     if failed:
-        return f"NOT CONFORMANT: {failed} of {len(books.planned)} cases fail."
+        return f"NOT CONFORMANT: {_of_planned(failed, books.planned)} fail."
     return "CONFORMANT."

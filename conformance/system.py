@@ -37,9 +37,9 @@ class System:
             self.backend.prepare(self.source, target)
         return target
 
-    def repro(self, case_id: str) -> str:
-        """The command that runs one case on this system again."""
-        return shlex.join(["python", "-m", "conformance", "run", *self.options, "--case", case_id])
+    def repro(self, check_id: str) -> str:
+        """The command that runs one check on this system again."""
+        return shlex.join(["python", "-m", "conformance", "run", *self.options, "--case", check_id])
 
 
 def choose(backend: str | None, target: str | None, aiter: str | None) -> System:

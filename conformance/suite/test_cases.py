@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from conformance.case import Case
+from conformance.check import Check
 
 
-def test_conforms(case: Case, conform: Callable[[Case], None]) -> None:
+def test_conforms(case: Check, conform: Callable[[Check], None]) -> None:
     conform(case)

@@ -1,0 +1,70 @@
+"""Checks: what a run plans, executes and records, one by one."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from conformance import manifest
+from conformance.case import BadCase, Case
+from conformance.relations import RELATIONS, Relation
+
+OF_A_TIER = {"smoke": 0, "core": 6, "full": 24}
+"""On so many of a tier's own cases each relation is tried, half of them causal, beside those of `relations.txt`."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A case, judged by the oracle; or, with a relation, by another answer. `Check.parse(check.id) == check`."""
+
+    case: Case
+    relation: Relation | None = None
+
+    @property
+    def id(self) -> str:
+        """The case's id; before it, the relation's name and a stroke."""
+        return f"{self.relation.name}/{self.case.id}" if self.relation else self.case.id
+
+    @classmethod
+    def parse(cls, text: str) -> "Check":
+        """The check that an id names. Raises BadCase."""
+        name, stroke, case_id = text.rpartition("/")
+        if not stroke:
+            return cls(Case.parse(text))
+        if name not in RELATIONS:
+            raise BadCase(f"no relation is called {name!r}: there are {', '.join(RELATIONS)}")
+        relation, case = RELATIONS[name], Case.parse(case_id)
+        if not relation.applies(case):
+            raise BadCase(f"relation {name} needs {relation.needs}, which {case_id} has not")
+        return cls(case, relation)
+
+
+def of_tier(tier: str) -> list[Check]:
+    """Everything that a tier checks: its cases, then relations. Raises BadTier."""
+    cases = manifest.cases(tier)
+    related = [*_handpicked(), *_drawn(cases, OF_A_TIER[tier])]
+    return [*map(Check, cases), *dict.fromkeys(related)]
+
+
+def _handpicked() -> list[Check]:
+    text = files("conformance").joinpath("manifests", "relations.txt").read_text()
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if word := line.split("#")[0].strip():
+            try:
+                found.append(Check.parse(word))
+            except BadCase as e:
+                raise manifest.BadTier(f"relations.txt, line {number}: {e}") from e
+    return found
+
+
+def _drawn(cases: list[Case], count: int) -> list[Check]:
+    """`count` cases for each relation, causal and not in equal parts: those whose hash is lowest.
+
+    So they are as good as drawn by lot, stay what they are when others join the tier, and come out the same everywhere.
+    """
+    drawn = []
+    for relation in RELATIONS.values():
+        for causal in (False, True):
+            able = [Check(case, relation) for case in cases if case.causal is causal and relation.applies(case)]
+            drawn += sorted(able, key=lambda check: hashlib.sha256(check.id.encode()).digest())[: count // 2]
+    return drawn

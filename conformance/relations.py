@@ -1,0 +1,112 @@
+"""Relations: two calls whose answers must agree, whatever the right answer is.
+
+A kernel that is wrong in the same way for every input of its kind, or an oracle that is wrong with it, passes every
+comparison with the oracle; it does not pass these. Most ask for equal bits, which no tolerance can soften.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance import second_calls
+from conformance.case import MOST_SEQUENCES, Case
+from conformance.inputs import Inputs, make
+from conformance.second_calls import SHIFT, Call
+
+VERSION = 1
+"""Part of the digest of every relation's result: raise it when a second call, or what is compared, changes."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How a second call is made of a first one, and how the two answers must agree.
+
+    `second` gets inputs of its own, which it may change in place, and a source of random bits that is the case's.
+    """
+
+    name: str
+    says: str  # what the second call is
+    applies: Callable[[Case], bool]
+    needs: str  # what the cases to which it applies have
+    second: Callable[[Case, Inputs, np.random.PCG64], Call]
+    bitwise: bool = True
+    prepare: Callable[[Inputs], None] | None = None  # changes the inputs of both calls first, in place
+
+    @property
+    def demand(self) -> str:
+        """How the answers must agree, in words."""
+        return "equal bit for bit" if self.bitwise else "equal but for what both may err by"
+
+    def calls(self, case: Case) -> tuple[Call, Call]:
+        """The two calls, on the CPU; they share no memory, so that neither answer can change the other."""
+        seed = hashlib.sha256(f"{self.name}/{case.id}".encode()).digest()[:16]
+        first, inputs = make(case), make(case)
+        if self.prepare is not None:
+            self.prepare(first)
+            self.prepare(inputs)
+        return Call(case, first), self.second(case, inputs, np.random.PCG64(int.from_bytes(seed, "little")))
+
+
+# -- to which cases a relation applies ---------------------------------------------------------------------------------
+
+
+def _always(_: Case) -> bool:
+    return True
+
+
+def _small_cache(case: Case) -> bool:
+    """Caches with 65,536 pages more than they need are made to stay untouched: a copy of them takes gigabytes."""
+    return case.page_order not in ("high", "huge")
+
+
+def _has_tails(case: Case) -> bool:
+    return _small_cache(case) and any(n % case.page_size for n in case.seq_lens)
+
+
+def _has_unused_entries(case: Case) -> bool:
+    return case.regime != "poison.table" and min(case.pages) < max(1, *case.pages) * case.table_width
+
+
+def _sees_and_sums_to_one(case: Case) -> bool:
+    """Every query sees a key, which a sequence's first query does last, and no sink takes a share of the weight."""
+    reach = 0 if case.causal else case.window[1]
+    bounded = reach >= 0
+    return _small_cache(case) and not case.sinks and all(
+        not m or (n and (n >= m or not bounded or n - m + reach >= 0))
+        for m, n in zip(case.query_lens, case.seq_lens, strict=True)
+    )  # fmt: skip
+
+
+SMALL = "a cache that can be copied"
+
+RELATIONS = {
+    relation.name: relation
+    for relation in (
+        Relation("repeated", "the same call once more", _always, "", second_calls.repeated),
+        Relation("pages.renamed", "the same keys in other physical pages", _small_cache, SMALL, second_calls.renamed),
+        Relation("poison.pages", "the same call with NaN in pages that no sequence owns",
+                 _small_cache, SMALL, second_calls.poisoned_pages),
+        Relation("poison.tails", "the same call with NaN in the rows after each last key",
+                 _has_tails, f"a partial last page, in {SMALL}", second_calls.poisoned_tails),
+        Relation("poison.garbage", "the same call with huge values in the rows after each last key",
+                 _has_tails, f"a partial last page, in {SMALL}", second_calls.garbage_tails),
+        Relation("poison.table", "the same call with table entries out of range past each sequence's last page",
+                 _has_unused_entries, "unused table entries that are in range", second_calls.poisoned_table),
+        Relation("batch.permuted", "the same sequences in another order",
+                 lambda case: case.batch > 1, "several sequences", second_calls.permuted),
+        Relation("single.query", "the same call as the other mode has it, causal or not",
+                 lambda case: max(case.query_lens) == 1, "at most one query a sequence",
+                 second_calls.other_mode, bitwise=False),
+        Relation("draft.unrolled", "each query alone, in a sequence that ends where it stands",
+                 lambda case: case.causal and max(case.query_lens) > 1 and case.tokens <= MOST_SEQUENCES,
+                 "causal drafts of several queries", second_calls.unrolled, bitwise=False),
+        Relation("pages.resized", "the same keys in pages of another size",
+                 _small_cache, SMALL, second_calls.resized, bitwise=False),
+        Relation("values.shifted", f"the same call with {SHIFT:g} added to all of V, less that much of its output",
+                 _sees_and_sums_to_one, f"a key for every query, no sinks, and {SMALL}",
+                 second_calls.shifted, bitwise=False, prepare=second_calls.on_a_grid),
+    )
+}  # fmt: skip
+"""Every relation, by its name."""
