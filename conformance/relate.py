@@ -41,7 +41,7 @@ def relate(relation: Relation, case: Case, backend: Backend, target: Target) -> 
 
 
 def _compared(calls: list[Call], answers: list[Answer], exacts: list[Attention]) -> Verdict:
-    """Judge the second answer by the first: bit for bit, or, given what the oracle says of both, within their bounds."""
+    """Judge the second answer by the first: bit for bit, or, given exact answers to both calls, within their bounds."""
     for which, call, answer in zip(("first", "second"), calls, answers, strict=True):
         if reason := malformed(call.case, answer.out, answer.lse):
             return Verdict(Status.MALFORMED, f"in the {which} answer, {reason}")
