@@ -41,7 +41,7 @@ class Check:
 def of_tier(tier: str) -> list[Check]:
     """Everything that a tier checks: its cases, then relations. Raises BadTier."""
     cases = manifest.cases(tier)
-    related = [*_handpicked(), *_drawn(cases, OF_A_TIER[tier])]
+    related = [*_handpicked(), *drawn(cases, OF_A_TIER[tier])]
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 
@@ -57,7 +57,7 @@ def _handpicked() -> list[Check]:
     return found
 
 
-def _drawn(cases: list[Case], count: int) -> list[Check]:
+def drawn(cases: list[Case], count: int) -> list[Check]:
     """`count` cases for each relation, causal and not in equal parts: those whose hash is lowest.
 
     So they are as good as drawn by lot, stay what they are when others join the tier, and come out the same everywhere.

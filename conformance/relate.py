@@ -14,14 +14,15 @@ from conformance.status import Status
 from conformance.targets import Target
 from reference import Attention
 
-REPEATED = "the first call, repeated, has another answer too"
+REPEATED = "the first call, repeated with inputs made anew, has another answer too"
+CHANGED = "with inputs made anew the first answer comes back, so the first call changed its inputs"
 
 
 def relate(relation: Relation, case: Case, backend: Backend, target: Target) -> Verdict:
     """The verdict on a relation; what the backend raises becomes a status, never an exception."""
     where = ""
     try:
-        calls = first, second = [_on(target, call) for call in relation.calls(case)]
+        calls = first, second = _on(target, *relation.calls(case))
         exacts = [] if relation.bitwise else [exact(call.case, call.inputs) for call in calls]
         where = "in the first call, "
         one, seconds = answered(first.case, first.inputs, backend, target)
@@ -29,8 +30,11 @@ def relate(relation: Relation, case: Case, backend: Backend, target: Target) -> 
         two, more_seconds = answered(second.case, second.inputs, backend, target)
         where = ""
         verdict = _compared(calls, [one, two], exacts)
-        if verdict.status is Status.MISMATCH and relation.bitwise and not _repeats(first, one, backend, target):
-            verdict = replace(verdict, status=Status.NONDETERMINISTIC, reason=f"{verdict.reason}; {REPEATED}")
+        if verdict.status is Status.MISMATCH and relation.bitwise:
+            if not _repeats(first, one, backend, target):
+                verdict = replace(verdict, status=Status.NONDETERMINISTIC, reason=f"{verdict.reason}; {REPEATED}")
+            elif relation.shares:
+                verdict = replace(verdict, reason=f"{verdict.reason}; {CHANGED}")
         path = one.path if one.path == two.path else f"{one.path} and {two.path}"
         return replace(verdict, path=path, seconds=seconds + more_seconds)
     except KeyboardInterrupt:
@@ -56,10 +60,12 @@ def _compared(calls: list[Call], answers: list[Answer], exacts: list[Attention])
     return differ(first.case, (one.out, one.lse), _aligned(two, second), allowed)
 
 
-def _on(target: Target, call: Call) -> Call:
-    """The call with everything where the backend runs."""
-    rows, shift = (None if x is None else x.to(target.device) for x in (call.rows, call.shift))
-    return replace(call, inputs=call.inputs.to(target.device), rows=rows, shift=shift)
+def _on(target: Target, first: Call, second: Call) -> list[Call]:
+    """The calls with everything where the backend runs; tensors that they share stay shared."""
+    inputs = first.inputs.to(target.device)
+    others = inputs if second.inputs is first.inputs else second.inputs.to(target.device)
+    rows, shift = (None if x is None else x.to(target.device) for x in (second.rows, second.shift))
+    return [replace(first, inputs=inputs), replace(second, inputs=others, rows=rows, shift=shift)]
 
 
 def _aligned(answer: Answer, call: Call) -> tuple[Tensor, Tensor | None]:

@@ -23,7 +23,7 @@ VERSION = 1
 class Relation:
     """How a second call is made of a first one, and how the two answers must agree.
 
-    `second` gets inputs of its own, which it may change in place, and a source of random bits that is the case's.
+    `second` gets inputs that it may change in place, and a source of random bits that is the case's.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Relation:
     second: Callable[[Case, Inputs, np.random.PCG64], Call]
     bitwise: bool = True
     prepare: Callable[[Inputs], None] | None = None  # changes the inputs of both calls first, in place
+    shares: bool = False  # both calls get the same tensors
 
     @property
     def demand(self) -> str:
@@ -40,12 +41,13 @@ class Relation:
         return "equal bit for bit" if self.bitwise else "equal but for what both may err by"
 
     def calls(self, case: Case) -> tuple[Call, Call]:
-        """The two calls, on the CPU; they share no memory, so that neither answer can change the other."""
+        """The two calls, on the CPU; unless they share tensors they share no memory: neither can change the other's."""
         seed = hashlib.sha256(f"{self.name}/{case.id}".encode()).digest()[:16]
-        first, inputs = make(case), make(case)
+        first = make(case)
+        inputs = first if self.shares else make(case)
         if self.prepare is not None:
-            self.prepare(first)
-            self.prepare(inputs)
+            for each in (first, inputs):
+                self.prepare(each)
         return Call(case, first), self.second(case, inputs, np.random.PCG64(int.from_bytes(seed, "little")))
 
 
@@ -84,7 +86,7 @@ SMALL = "a cache that can be copied"
 RELATIONS = {
     relation.name: relation
     for relation in (
-        Relation("repeated", "the same call once more", _always, "", second_calls.repeated),
+        Relation("repeated", "the same call once more", _always, "", second_calls.repeated, shares=True),
         Relation("pages.renamed", "the same keys in other physical pages", _small_cache, SMALL, second_calls.renamed),
         Relation("poison.pages", "the same call with NaN in pages that no sequence owns",
                  _small_cache, SMALL, second_calls.poisoned_pages),
@@ -94,8 +96,8 @@ RELATIONS = {
                  _has_tails, f"a partial last page, in {SMALL}", second_calls.garbage_tails),
         Relation("poison.table", "the same call with table entries out of range past each sequence's last page",
                  _has_unused_entries, "unused table entries that are in range", second_calls.poisoned_table),
-        Relation("batch.permuted", "the same sequences in another order",
-                 lambda case: case.batch > 1, "several sequences", second_calls.permuted),
+        Relation("batch.permuted", "the same sequences in reverse order",
+                 lambda case: case.batch > 1, "several sequences", second_calls.reversed_batch),
         Relation("single.query", "the same call as the other mode has it, causal or not",
                  lambda case: max(case.query_lens) == 1, "at most one query a sequence",
                  second_calls.other_mode, bitwise=False),

@@ -1,6 +1,7 @@
 """The second call of each relation, made of the first one's inputs.
 
-Every function gets inputs of its own, which it may change in place, and a source of random bits.
+Every function gets inputs that it may change in place, of its own unless it shares them with the first call, and a
+source of random bits.
 """
 
 from dataclasses import dataclass, replace
@@ -118,13 +119,13 @@ def _tails(case: Case, inputs: Inputs) -> Tensor:
 
 
 def repeated(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
-    """The same bits elsewhere in memory."""
+    """The very same tensors: a call that changed them shows too."""
     return Call(case, inputs)
 
 
-def permuted(case: Case, inputs: Inputs, bits: np.random.PCG64) -> Call:
-    """No sequence keeps its place in the batch."""
-    order = _cycle(case.batch, bits).tolist()  # the sequence in each place
+def reversed_batch(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
+    """The last sequence first: of three or more, none is followed by the same one, as it would be in a rotation."""
+    order = list(range(case.batch))[::-1]  # the sequence in each place
     starts = case.query_starts
     rows = torch.cat([torch.arange(starts[b], starts[b + 1]) for b in order])
     other = replace(

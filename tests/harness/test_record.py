@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance import inputs
-from conformance.manifest import cases
-from conformance.record import FORMAT, BadRecord, Writer, digest, read
+from conformance import inputs, relations
+from conformance.check import Check, of_tier
+from conformance.record import FORMAT, BadRecord, Writer, check_id, digest, read
 from conformance.status import Status
 from reference import attention as oracle
 
@@ -92,6 +92,16 @@ def test_a_footer_does_not_complete_a_record_that_lacks_cases(path: Path) -> Non
     assert read(written(path, HEADER, *CASES, FOOTER)).complete
 
 
+def test_a_case_and_a_relation_on_it_are_two_results(path: Path) -> None:
+    related = [
+        {"kind": "case", "case": "a", "relation": name, "status": "PASS"} for name in ("repeated", "pages.renamed")
+    ]
+    header = {**HEADER, "planned": 3}
+    assert read(written(path, header, CASES[0], *related, FOOTER)).complete
+    assert not read(written(path, header, CASES[0], related[0], related[0], FOOTER)).complete
+    assert [check_id(case) for case in read(path).cases] == ["a", "repeated/a", "repeated/a"]
+
+
 def test_a_case_reported_twice_does_not_stand_for_another(path: Path) -> None:
     assert not read(written(path, HEADER, CASES[0], CASES[0], FOOTER)).complete
 
@@ -143,15 +153,25 @@ def test_a_record_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_key_changes_with_case_inputs_and_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = cases("smoke")[0]
-    keys = {digest(case), digest(replace(case, causal=not case.causal))}
+    check = of_tier("smoke")[0]
+    keys = {digest(check), digest(Check(replace(check.case, causal=not check.case.causal)))}
     monkeypatch.setattr(inputs, "VERSION", inputs.VERSION + 1)
-    keys.add(digest(case))
+    keys.add(digest(check))
     monkeypatch.setattr(oracle, "VERSION", oracle.VERSION + 1)
-    keys.add(digest(case))
+    keys.add(digest(check))
     assert len(keys) == 4
 
 
+def test_a_relation_s_key_changes_with_the_relations_and_a_case_s_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    related = of_tier("smoke")[-1]
+    assert related.relation is not None
+    case = Check(related.case)
+    keys = {digest(related), digest(case)}
+    monkeypatch.setattr(relations, "VERSION", relations.VERSION + 1)
+    keys |= {digest(related), digest(case)}
+    assert len(keys) == 3
+
+
 def test_keys_of_a_tier_are_distinct() -> None:
-    smoke = cases("smoke")
-    assert len({digest(case) for case in smoke}) == len(smoke)
+    smoke = of_tier("smoke")
+    assert len({digest(check) for check in smoke}) == len(smoke)

@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 import pytest
 
 from conformance.__main__ import main
-from conformance.manifest import cases
-from conformance.record import read
+from conformance.check import of_tier
+from conformance.record import check_id, read
 from conformance.status import Status
 from tests.harness.answers import BEHAVIOURS
 
@@ -228,6 +228,38 @@ def test_a_run_in_which_everything_is_declined_proves_nothing(start: Callable[..
     assert read(path).counts == {Status.UNSUPPORTED: 2}
 
 
+def test_cases_and_relations_are_told_apart(start: Callable[..., Done], elsewhere: Path) -> None:
+    """Also when a worker dies over a relation; and what a failed one prints runs it again."""
+    path = elsewhere / "record.jsonl"
+    related = [f"repeated/{case_of(name)}" for name in ("right", "nan", "declines", "dies")]
+    command = ("run", "--backend", "answers:by_page_size", "--target", "cpu")
+    done = start(*command, *chosen(case_of("right"), *related), "--record", path, "-n", 1)
+    assert done.code == 1, done.printed
+    assert "INTERNALERROR" not in done.printed
+    assert "1 chosen case and 4 chosen relations, backend answers:by_page_size" in done.out
+    assert "1 of 1 cases and 3 of 4 relations run: 2 PASS, 1 NONFINITE, 1 UNSUPPORTED, 1 CRASH" in done.out
+    assert "NOT CONFORMANT: 0 of 1 cases and 2 of 4 relations fail." in done.out
+    assert f"test_holds[{related[0]}] PASS" in done.out
+    header, *results, _ = recorded(path)
+    assert header["planned"] == len(results) == 5
+    assert read(path).complete
+    found = {check_id(result): result for result in results}
+    assert {name: found[name]["status"] for name in found} == {
+        case_of("right"): "PASS", **dict(zip(related, ("PASS", "NONFINITE", "UNSUPPORTED", "CRASH"), strict=True)),
+    }  # fmt: skip
+    assert "relation" not in found[case_of("right")]
+    assert found[related[0]]["case"] == case_of("right")
+    assert found[related[0]]["digest"] != found[case_of("right")]["digest"]
+    for name, status in zip(related[1::2], ("NONFINITE", "CRASH"), strict=True):
+        assert re.search(rf"^{status} .*{re.escape(name)}$", done.out, re.MULTILINE)
+        assert f"  repro   python -m conformance {' '.join(command)} --case {name}" in done.out
+    assert done.out.count("  against the same call once more: the answers must be equal bit for bit") == 2
+    again = start(*command, *chosen(related[1]))
+    assert again.code == 1
+    assert "answers:by_page_size: 0 of 1 relations run" not in again.out
+    assert "NOT CONFORMANT: 1 of 1 relations fail." in again.out
+
+
 # -- mistakes --------------------------------------------------------------------------------------------------------
 
 CASE = case_id()
@@ -237,6 +269,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown command": (["dance"], "invalid choice: 'dance'"),
     "case": (["run", "--case", "garbage"], "not a case id: 'garbage'"),
     "one case of two": (["run", "--case", CASE, "--case", CASE + "x"], "regime 'randomx' is none of random, needle"),
+    "relation": (["run", "--case", f"nope/{CASE}"], "no relation is called 'nope': there are repeated, "),
+    "relation of a case": (["run", "--case", "repeated/garbage"], "not a case id: 'garbage'"),
+    "relation that does not apply": (["run", "--case", f"batch.permuted/{CASE}"], "needs several sequences, which"),
     "tier": (["run", "--tier", "nope"], "unknown tier 'nope': there is smoke"),
     "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
@@ -296,7 +331,7 @@ def test_list_prints_the_tier(command: Callable[..., Done]) -> None:
     done = command("list")
     assert done == command("list", "--tier", "smoke")
     assert done.code == 0
-    assert done.out.splitlines() == [case.id for case in cases("smoke")]
+    assert done.out.splitlines() == [check.id for check in of_tier("smoke")]
     assert not done.err
 
 
@@ -308,6 +343,16 @@ def test_show_says_what_a_case_is(command: Callable[..., Done]) -> None:
     assert pairs["window"] == "(3, -1)"
     assert pairs["k_cache (made)"] == "torch.bfloat16 [9, 4, 2, 16], strides [256, 32, 128, 1]"
     assert re.fullmatch(r"[0-9a-f]{16}", pairs["digest of all inputs"])
+
+
+def test_show_says_what_a_relation_compares(command: Callable[..., Done]) -> None:
+    done = command("show", "pages.renamed/decode-causal-bf16-b2-q1+3-h4:2-d16-p4-kv9-packed-needle")
+    assert done.code == 0
+    pairs = dict(re.split(r"  +", line, maxsplit=1) for line in done.out.splitlines())
+    assert pairs["query_lens"] == "(1, 3)"
+    assert pairs["compared with"] == "the same keys in other physical pages"
+    assert pairs["must be"] == "equal bit for bit"
+    assert pairs["digest of all inputs"] != pairs["inputs of that"]
 
 
 def test_doctor_says_what_would_run(command: Callable[..., Done]) -> None:
