@@ -93,9 +93,7 @@ def test_a_footer_does_not_complete_a_record_that_lacks_cases(path: Path) -> Non
 
 
 def test_a_case_and_a_relation_on_it_are_two_results(path: Path) -> None:
-    related = [
-        {"kind": "case", "case": "a", "relation": name, "status": "PASS"} for name in ("repeated", "pages.renamed")
-    ]
+    related = [{**CASES[0], "relation": name} for name in ("repeated", "pages.renamed")]
     header = {**HEADER, "planned": 3}
     assert read(written(path, header, CASES[0], *related, FOOTER)).complete
     assert not read(written(path, header, CASES[0], related[0], related[0], FOOTER)).complete

@@ -239,7 +239,7 @@ def test_cases_and_relations_are_told_apart(start: Callable[..., Done], elsewher
     assert "1 chosen case and 4 chosen relations, backend answers:by_page_size" in done.out
     assert "1 of 1 cases and 3 of 4 relations run: 2 PASS, 1 NONFINITE, 1 UNSUPPORTED, 1 CRASH" in done.out
     assert "NOT CONFORMANT: 0 of 1 cases and 2 of 4 relations fail." in done.out
-    assert f"test_holds[{related[0]}] PASS" in done.out
+    assert f"::test_holds[{related[0]}]" in done.out
     header, *results, _ = recorded(path)
     assert header["planned"] == len(results) == 5
     assert read(path).complete
