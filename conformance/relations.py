@@ -63,8 +63,16 @@ def _small_cache(case: Case) -> bool:
     return case.page_order not in ("high", "huge")
 
 
+def _has_clean_pages(case: Case) -> bool:
+    return _small_cache(case) and case.regime != "poison.pages"
+
+
 def _has_tails(case: Case) -> bool:
-    return _small_cache(case) and any(n % case.page_size for n in case.seq_lens)
+    return _small_cache(case) and case.regime != "poison.tails" and any(n % case.page_size for n in case.seq_lens)
+
+
+def _has_harmless_tails(case: Case) -> bool:
+    return _has_tails(case) and case.regime != "poison.garbage"
 
 
 def _has_unused_entries(case: Case) -> bool:
@@ -89,11 +97,12 @@ RELATIONS = {
         Relation("repeated", "the same call once more", _always, "", second_calls.repeated, shares=True),
         Relation("pages.renamed", "the same keys in other physical pages", _small_cache, SMALL, second_calls.renamed),
         Relation("poison.pages", "the same call with NaN in pages that no sequence owns",
-                 _small_cache, SMALL, second_calls.poisoned_pages),
+                 _has_clean_pages, f"other pages than NaN, in {SMALL}", second_calls.poisoned_pages),
         Relation("poison.tails", "the same call with NaN in the rows after each last key",
-                 _has_tails, f"a partial last page, in {SMALL}", second_calls.poisoned_tails),
+                 _has_tails, f"a partial last page without NaN, in {SMALL}", second_calls.poisoned_tails),
         Relation("poison.garbage", "the same call with huge values in the rows after each last key",
-                 _has_tails, f"a partial last page, in {SMALL}", second_calls.garbage_tails),
+                 _has_harmless_tails, f"a partial last page without NaN or garbage, in {SMALL}",
+                 second_calls.garbage_tails),
         Relation("poison.table", "the same call with table entries out of range past each sequence's last page",
                  _has_unused_entries, "unused table entries that are in range", second_calls.poisoned_table),
         Relation("batch.permuted", "the same sequences in reverse order",

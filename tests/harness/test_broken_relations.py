@@ -168,7 +168,7 @@ def test_what_breaks_a_relation_has_its_status(defect: str) -> None:
 
 
 def test_a_relation_finds_what_no_tolerance_can() -> None:
-    """Page ids decide in which order a correct sum is rounded: every answer is within its bounds, and yet it depends."""
+    """Page ids decide in which order a sum is rounded: every answer is within its bounds, but depends on them."""
     assert run(Case.parse(DRAFT), Backend("planted", in_physical_order), CPU).status is Status.PASS
 
 

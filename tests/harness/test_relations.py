@@ -175,6 +175,8 @@ def test_an_id_names_its_check(check: Check) -> None:
         (f"draft.unrolled/{DRAFT}", f"relation draft.unrolled needs causal drafts of several queries, which {DRAFT} "),
         (f"single.query/{DRAFT}", "relation single.query needs at most one query a sequence"),
         ("poison.tails/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv8-packed-random", "needs a partial last page"),
+        ("poison.tails/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv7-packed-poison.tails", "needs a partial last page with"),
+        ("poison.pages/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv7-packed-poison.pages", "needs other pages than NaN"),
         ("poison.table/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv8-packed-random", "needs unused table entries"),
         ("batch.permuted/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv8-packed-random", "needs several sequences"),
         ("values.shifted/decode-causal-bf16-b1-q1-h1:1-d16-p4-kv8-sinks-packed-random", "no sinks"),
