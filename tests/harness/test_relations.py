@@ -156,6 +156,24 @@ def test_correct_kernels_meet_every_relation(check: Check) -> None:
     assert verdict.path in ("a", "b", "a and b", "b and a")
 
 
+def test_bounds_follow_the_rows_that_they_are_of() -> None:
+    """Values of one sequence are 1,024 times those of the other: neither may be judged by the other's bound."""
+    case = Case.parse("decode-noncausal-bf16-b2-q2-h2:1-d32-p16-kv90+40-packed-random")
+
+    def enlarge(inputs: Inputs) -> None:
+        inputs.v_cache[inputs.block_table[0, : case.pages[0]].long()] *= 1024
+
+    def rounds_q_in_one_order(asked: Case, inputs: Inputs) -> Answer:
+        kernel = Flash(rounds_q=asked.seq_lens == case.seq_lens)
+        return Answer(*kernel(asked, inputs), profile=kernel.profile(asked))
+
+    relation = replace(RELATIONS["batch.permuted"], bitwise=False, prepare=enlarge)
+    verdict = relate(relation, case, Backend("correct", rounds_q_in_one_order), CPU)
+    assert verdict.status is Status.PASS, verdict
+    assert verdict.figures is not None
+    assert verdict.figures.noise > 0.1
+
+
 # -- checks and tiers --------------------------------------------------------------------------------------------------
 
 
