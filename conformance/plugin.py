@@ -145,7 +145,7 @@ def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
         yield "relation", check.relation.name
     yield "digest", digest(check)
     yield "status", str(verdict.status)
-    for name in ("reason", "path"):
+    for name in ("reason", "evidence", "path"):
         if text := getattr(verdict, name):
             yield name, text
     figures = asdict(verdict.figures) if verdict.figures else {}
