@@ -9,8 +9,8 @@ from torch import Tensor
 LAYERS, LAYER = 3, 1
 """Of a pool that several layers share: their number, and the one that is attended to."""
 
-PADDING = 8
-"""Elements after each row of a padded cache."""
+PADDING = (8, 16)
+"""Elements after each row of a padded cache, of K and of V: not alike, so that one's strides taken for the other's show."""
 
 
 def caches(
@@ -25,7 +25,7 @@ def caches(
         both = _zeros((blocks, 2, page_size, heads, head_dim), dtype)
         return both[:, 0], both[:, 1]
     if layout == "padded":
-        k, v = (torch.full((*shape[:3], head_dim + PADDING), garbage).to(dtype)[..., :head_dim] for _ in "kv")
+        k, v = (torch.full((*shape[:3], head_dim + after), garbage).to(dtype)[..., :head_dim] for after in PADDING)
     elif layout == "sliced":
         k, v = (torch.full((blocks, LAYERS, *shape[1:]), garbage).to(dtype)[:, LAYER] for _ in "kv")
     else:
@@ -34,12 +34,12 @@ def caches(
 
 
 def page_stride(layout: str, page_size: int, heads: int, head_dim: int) -> int:
-    """Elements from one page to the next of the same cache."""
+    """Elements from one page to the next of the same cache; the fewer of the two, where K and V differ."""
     rows = page_size * heads
     return {
         "packed": 2 * rows * head_dim,
         "interleaved": 2 * rows * head_dim,
-        "padded": rows * (head_dim + PADDING),
+        "padded": rows * (head_dim + min(PADDING)),
         "sliced": LAYERS * rows * head_dim,
     }.get(layout, rows * head_dim)
 

@@ -9,7 +9,7 @@ from conformance.layouts import LAYER, LAYERS, PADDING, caches, page_stride
 from conformance.regimes import GARBAGE
 
 P, H, D = 4, 3, 16  # page size, KV heads, head dimension: all different, so that no two strides are alike by chance
-WIDE = D + PADDING
+WIDE, WIDER = (D + after for after in PADDING)
 
 STRIDES = {
     "contiguous": (P * H * D, H * D, D, 1),
@@ -22,6 +22,8 @@ STRIDES = {
 
 APART = {"packed": D, "interleaved": P * H * D}
 """From K to V, where they share memory."""
+
+STRIDES_OF_V = STRIDES | {"padded": (P * H * WIDER, H * WIDER, WIDER, 1)}
 
 OFFSET = {"sliced": LAYER * P * H * D}
 
@@ -38,7 +40,7 @@ def numbered(layout: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_layout_has_the_strides_it_claims(layout: str) -> None:
     k, v = numbered(layout)
     assert k.shape == v.shape == (5, P, H, D)
-    assert k.stride() == v.stride() == STRIDES[layout]
+    assert (k.stride(), v.stride()) == (STRIDES[layout], STRIDES_OF_V[layout])
     assert k.stride(0) == page_stride(layout, P, H, D)
     shared = k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
     assert shared == (layout in APART)
@@ -59,10 +61,10 @@ def test_no_two_elements_share_memory(layout: str) -> None:
 def test_what_lies_between_is_garbage(layout: str) -> None:
     """A kernel that takes a stride to be shorter than it is reads what is no key."""
     k, v = numbered(layout)
-    for cache in (k, v):
+    for cache, padding in zip((k, v), PADDING, strict=True):
         memory = cache.as_strided((cache.untyped_storage().nbytes() // 4,), (1,), 0)
         between = memory[(memory.abs() > k.numel()) | (memory == 0)]
-        total = {"padded": 5 * P * H * PADDING, "sliced": 5 * (LAYERS - 1) * P * H * D}.get(layout, 0)
+        total = {"padded": 5 * P * H * padding, "sliced": 5 * (LAYERS - 1) * P * H * D}.get(layout, 0)
         assert int((between == GARBAGE).sum()) == total
 
 
@@ -79,7 +81,7 @@ def test_caches_are_zero_where_no_page_is_used(layout: str, order: str) -> None:
     assert bool(made.v_cache[used].any(-1).all())
     if order == "high":
         assert not made.k_cache[:65536].any()
-        assert made.k_cache.stride() == made.v_cache.stride() == STRIDES[layout]
+        assert (made.k_cache.stride(), made.v_cache.stride()) == (STRIDES[layout], STRIDES_OF_V[layout])
 
 
 def test_everything_is_written_down() -> None:
