@@ -10,7 +10,7 @@ LAYERS, LAYER = 3, 1
 """Of a pool that several layers share: their number, and the one that is attended to."""
 
 PADDING = (8, 16)
-"""Elements after each row of a padded cache, of K and of V: not alike, so that one's strides taken for the other's show."""
+"""Elements after each row of a padded cache, of K and of V: not alike, so that strides of the wrong one show."""
 
 
 def caches(

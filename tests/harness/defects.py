@@ -59,7 +59,7 @@ VISIBILITY = {
     "window one key short on the right": Defect(Flash(right=-1), NONCAUSAL),
     "left side of the window ignored": Defect(Flash(window=lambda case: (-1, case.window[1]))),
     "right side of the window ignored": Defect(Flash(window=lambda case: (case.window[0], -1)), NONCAUSAL),
-    "window sides swapped": Defect(Flash(window=lambda case: case.window[::-1]), NONCAUSAL),
+    "window sides swapped": Defect(Flash(window=lambda case: (case.window[1], case.window[0])), NONCAUSAL),
     "window as much wider as the draft is long": Defect(Flash(window=step.as_wide_as_the_draft)),
 }
 
@@ -173,9 +173,9 @@ SOFTMAX = {
     "denominator counts masked keys": Defect(Flash(counts_masked=True)),
     "denominator in bf16": Defect(Flash(counted=lambda p, first: through(torch.bfloat16)(p.sum(-1, keepdim=True)))),
     "splits merged without their weights": Defect(Flash(splits=3, merges_by_weight=False)),
-    "weights in fp8": Defect(Flash(round_p=through(torch.float8_e4m3fn))),
-    "weights in the other fp8": Defect(Flash(round_p=through(torch.float8_e5m2))),
-    "weights truncated": Defect(Flash(round_p=step.truncated)),
+    "weights in fp8": Defect(Flash(round_p=lambda p, _: through(torch.float8_e4m3fn)(p))),
+    "weights in the other fp8": Defect(Flash(round_p=lambda p, _: through(torch.float8_e5m2)(p))),
+    "weights truncated": Defect(Flash(round_p=lambda p, _: step.truncated(p))),
     "accumulated in bf16": Defect(Flash(accumulate=through(torch.bfloat16))),
     "accumulated in fp16": Defect(Flash(accumulate=through(torch.float16))),
     "sinks ignored": Defect(Flash(sink=lambda sinks: None), CAUSAL),

@@ -80,7 +80,7 @@ class Flash:
 
     # softmax
     maximum: Callable[[Tensor, Tensor, int], Tensor] = lambda running, tile, first: torch.maximum(running, tile)
-    round_p: Callable[[Tensor], Tensor] | None = None  # instead of rounding the weights to q's dtype
+    round_p: Callable[[Tensor, torch.dtype], Tensor] = lambda p, dtype: p.to(dtype).float()  # that is q's dtype
     counted: Callable[[Tensor, int], Tensor] = lambda p, first: p  # weights in the denominator, of keys from `first`
     counts_masked: bool = False
     accumulate: Callable[[Tensor], Tensor] = as_asked
@@ -179,10 +179,7 @@ class Flash:
             raised = self.maximum(maximum, s.amax(-1), first)
             base = raised.masked_fill(raised == -math.inf, 0.0)
             shrink, p = torch.exp2(maximum - base), torch.exp2(s - base[..., None])
-            if self.round_p:
-                rounded = self.round_p(p)
-            else:
-                rounded = p if self.keeps_p else p.to(dtype).float()
+            rounded = p if self.keeps_p else self.round_p(p, dtype)
             whole = torch.exp2(scores[..., tile] - base[..., None]) if self.counts_masked else p
             denominator = denominator * shrink + self.counted(whole, first).sum(-1)
             product = torch.einsum("hmn,nhd->hmd", rounded, v[tile])

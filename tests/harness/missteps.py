@@ -207,9 +207,9 @@ def truncated(x: Tensor) -> Tensor:
 # -- descales ----------------------------------------------------------------------------------------------------------
 
 
-def descales(change: Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor | None]]) -> Callable[
-    [Inputs], tuple[Tensor | None, Tensor | None]
-]:
+def descales(
+    change: Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor | None]],
+) -> Callable[[Inputs], tuple[Tensor | None, Tensor | None]]:
     """What becomes of the descales of K and V, where there are any."""
 
     def changed(inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
