@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from benchmarks.random_cases import draw
 from conformance.case import LAYOUTS, PAGE_ORDERS, REGIMES, Case
