@@ -176,7 +176,7 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
     bound += HALF_SUBNORMAL_SPACING[profile.p] * sums.visible_v + HALF_SUBNORMAL_SPACING[profile.out]
     # tanh goes through two exponentials and a division in float32, an absolute error in units of the cap
-    return bound + 8 * U32 * case.softcap * (sums.weighted_v + o)
+    return bound + (8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * (sums.weighted_v + o)
 
 
 def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
@@ -192,7 +192,7 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     # float32 work: accumulation, and scores whose error, relative to A, is about u_32 sqrt(D) rather than (D + 8) u_32
     variance += (2.0**-22 * sums.weighted_v).square()
     variance += case.head_dim * U32**2 * sums.squared_score_deviation
-    variance += (8 * U32 * case.softcap * sums.weighted_v).square()
+    variance += ((8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * sums.weighted_v).square()
     # An error uniform within +-h has mean square h^2 / 3.
     variance += HALF_SUBNORMAL_SPACING[profile.p] ** 2 / 3 * sums.visible_v_squared
     return variance + HALF_SUBNORMAL_SPACING[profile.out] ** 2
@@ -200,7 +200,7 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
 
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
-    scores = _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap
+    scores = _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap + _bias_error(want, case)
     return scores + 2.0**-20 + 4 * U32 * want.lse.abs()
 
 
@@ -214,6 +214,19 @@ def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
     """Relative error of a score, in units of A_k: a float32 dot product of D terms, and q rounded before it."""
     u_q = UNIT_ROUNDOFF[profile.scaled_q] if profile.scaled_q else 0.0
     return u_q + (case.head_dim + 8) * U32
+
+
+def _bias_error(want: Attention, case: Case) -> Tensor:
+    """Absolute error of a score by its ALiBi bias, where that is positive: [T, 1].
+
+    A bias b errs by at most 4 u_32 |b|: slope and log2(e) are rounded, and so are their product, that with the distance
+    and the sum. To the left of a query a large |b| takes the weight away; to the right, up to the last query or the
+    window's edge, it adds weight. Slopes are below 1.
+    """
+    reach = [m - 1 - i for m in case.query_lens for i in range(m)]
+    right = 0 if case.causal or not case.alibi else case.window[1]
+    distance = want.lse.new_tensor(reach)[:, None]
+    return 4 * U32 * (distance if right < 0 else distance.clamp(max=right))
 
 
 def malformed(case: Case, out: Tensor, lse: Tensor | None) -> str:
