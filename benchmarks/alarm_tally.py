@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from conformance.case import Case
-from conformance.judge import CASE_NOISE_LIMIT, ROW_NOISE_LIMIT, Verdict, case_noise_limit
+from conformance.judge import CASE_NOISE_LIMIT, ROW_NOISE_LIMIT, Figures, Verdict, case_noise_limit
 from conformance.status import Status
 
 SAID = (Status.UNSUPPORTED, Status.ERROR, Status.RESOURCE)
@@ -37,7 +37,8 @@ class Tally:
             count, first = self.reasons.get((verdict.status, verdict.reason), (0, case.id))
             self.reasons[verdict.status, verdict.reason] = count + 1, first
         elif verdict.status is not Status.PASS:
-            self.wrong.append(f"{verdict.status}  {kernel}   {case.id}\n    {verdict.reason}; {verdict.figures}")
+            figures = "" if verdict.figures is None else f"; {_shown(verdict.figures)}"
+            self.wrong.append(f"{verdict.status}  {kernel}   {case.id}\n    {verdict.reason}{figures}")
         if verdict.figures is None:
             return
         self.runs[kernel] += 1
@@ -82,3 +83,8 @@ class Tally:
         for (status, reason), (count, first) in sorted(self.reasons.items()):
             yield f"{status} x {count}: {reason}\n    first {first}"
         yield from self.wrong
+
+
+def _shown(figures: Figures) -> str:
+    lse = "" if figures.lse is None else f", lse {figures.lse:.3g}"
+    return f"error/bound {figures.bound:.3g}, noise {figures.noise:.3g}, of a row {figures.row_noise:.3g}{lse}"

@@ -200,7 +200,9 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
 
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
-    scores = _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap + _bias_error(want, case)
+    scores = (
+        _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap + _bias_error(want, case)
+    )
     return scores + 2.0**-20 + 4 * U32 * want.lse.abs()
 
 
