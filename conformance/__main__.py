@@ -9,6 +9,7 @@ import torch
 from conformance import __version__, backends, environment, manifest
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
+from conformance.detect import options as options_of_detect
 from conformance.inputs import make
 from conformance.system import NotReady, choose
 
@@ -59,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
     run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
 
+    detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
+    detect.set_defaults(command=_detect)
+    options_of_detect.add(detect)
+
     listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
     listing.add_argument("--tier", default="smoke")
     listing.set_defaults(command=_list)
@@ -78,6 +83,12 @@ def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
     chosen += [f"--case={case}" for case in options.case or ()]
     code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest])
     return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
+
+
+def _detect(options: argparse.Namespace, _: list[str]) -> int:
+    from conformance.detect import command
+
+    return command.main(options)
 
 
 def _doctor(options: argparse.Namespace, _: list[str]) -> int:

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -20,11 +20,25 @@ from reference import Attention
 from reference import attend as oracle
 
 
-def run(case: Case, backend: Backend, target: Target) -> Verdict:
+@dataclass(frozen=True)
+class Prepared:
+    """A case made ready to run: its inputs, on the target's device, and the oracle's answer."""
+
+    inputs: Inputs
+    want: Attention
+
+
+def prepare(case: Case, target: Target) -> Prepared:
+    """Make the inputs of a case, and ask the oracle before a backend could change what it is judged by."""
+    inputs = make(case).to(target.device)
+    return Prepared(inputs, exact(case, inputs))
+
+
+def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None = None) -> Verdict:
     """The verdict on a case; what the backend raises becomes a status, never an exception."""
     try:
-        inputs = make(case).to(target.device)
-        want = exact(case, inputs)  # before the backend could change what it is judged by
+        prepared = prepared or prepare(case, target)
+        inputs, want = prepared.inputs, prepared.want
         answer, seconds = answered(case, inputs, backend, target)
         verdict = judge(case, want, answer.out, answer.lse, answer.profile)
         evidence = key_read(case, inputs, answer.out, want.out, verdict) if verdict.status is Status.MISMATCH else ""

@@ -1,0 +1,186 @@
+"""`python -m conformance detect`: from a source of AITER and a tier to a kill rate."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance import manifest, record
+from conformance.case import Case
+from conformance.detect import equivalents, kernels, operators
+from conformance.detect.equivalents import BadEquivalent
+from conformance.detect.kernels import KERNELS, KernelModule, NoKernels
+from conformance.detect.mutants import Mutant, mutants
+from conformance.detect.record import BadRecord, Record
+from conformance.detect.report import Analysis, lines
+from conformance.detect.run import NotTheSame, Run
+from conformance.detect.trials import Laboratory
+from conformance.system import System, choose
+from conformance.targets import Target, TargetError
+
+ALL_KILLED, SOME_SURVIVED, BAD_USAGE, INCOMPLETE = range(4)
+
+Refused = (BadEquivalent, BadRecord, NoKernels)
+"""What is refused before anything runs, each in one sentence."""
+
+
+class BadOption(Exception):
+    """An option that makes no sense, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which mutants a run is about."""
+
+    only: re.Pattern[str]
+    shard: tuple[int, int]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Selection:
+        try:
+            only = re.compile(options.only or "")
+        except re.error as error:
+            raise BadOption(f"--only {options.only}: {error}") from error
+        shard = re.fullmatch(r"(\d+)/(\d+)", options.shard or "1/1")
+        if shard is None or not 1 <= int(shard[1]) <= int(shard[2]):
+            raise BadOption(f"--shard {options.shard} is no share: write 1/4 to 4/4")
+        return cls(only, (int(shard[1]), int(shard[2])))
+
+    def of_all(self, all_mutants: list[Mutant]) -> list[Mutant]:
+        number, shares = self.shard
+        # Neighbours go to different shards: mutants of one line take about the same time.
+        share = all_mutants[number - 1 :: shares]
+        return [mutant for mutant in share if self.only.search(mutant.id)]
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the analysis and return its exit code."""
+    try:
+        return _main(options)
+    except (BadOption, *Refused) as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return BAD_USAGE
+    except NotTheSame as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return INCOMPLETE
+
+
+def _main(options: argparse.Namespace) -> int:
+    which, selection, cases = _kernels(options), Selection.of(options), _cases(options)
+    _check(options)
+    entries = equivalents.read(options.equivalents or equivalents.COMMITTED)
+    system = choose("aiter", options.target, options.aiter)
+    target = system.start()
+    modules = kernels.find(which)
+    texts = {module.name: module.text for module in modules}
+    every = [mutant for module in modules for mutant in mutants(module.name, module.text)]
+    chosen = selection.of_all(every)
+    if not chosen:
+        print("conformance: no mutant is selected", file=sys.stderr)
+        return INCOMPLETE
+    if options.list:
+        for mutant in chosen:
+            print("\n    ".join([f"{mutant.id}  in {mutant.function}", *mutant.diff(texts[mutant.module])]))
+        return ALL_KILLED
+    version = system.source.version if system.source else ""
+    equivalent = equivalents.matched(entries, version, every, texts)
+    kept = Record(options.record, _described(options, system, target, modules, cases))
+    print(f"{system.name} on {target.name}: {len(chosen)} mutants of {', '.join(sorted(texts))}", flush=True)
+    analysis = Analysis(chosen, texts, kept.outcomes, equivalent, kept.cases)
+    with tempfile.TemporaryDirectory(prefix="conformance-detect-") as scratch, _terminated_as_interrupted():
+        at_once = options.jobs or os.cpu_count() or 1
+        laboratory = Laboratory(system.backend, target, modules, {}, Path(scratch), options.least_time_limit, at_once)
+        bounds = (options.max_seconds_per_case, options.max_mib_per_case, options.stop_after)
+        run = Run(laboratory, kept, analysis, *bounds)
+        try:
+            run.all(cases)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        finally:
+            kept.close()
+    if not run.knows_what_is_reached:
+        print("conformance: stopped before the first mutant", file=sys.stderr)
+        return INCOMPLETE
+    print("\n".join(lines(analysis)), flush=True)
+    return _exit_code(analysis)
+
+
+def _exit_code(analysis: Analysis) -> int:
+    if not analysis.reached or analysis.of("not run"):
+        return INCOMPLETE
+    return SOME_SURVIVED if analysis.of("survived") or analysis.wrongly_equivalent else ALL_KILLED
+
+
+def _kernels(options: argparse.Namespace) -> tuple[str, ...]:
+    which = tuple(dict.fromkeys(options.kernels.split(",")))
+    if unknown := set(which) - set(KERNELS):
+        raise BadOption(
+            f"--kernels {options.kernels}: there is {' and '.join(KERNELS)}, not {', '.join(sorted(unknown))}"
+        )
+    return which
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    if options.case and options.tier:
+        raise BadOption("--tier and --case both choose cases: name one")
+    return (
+        list(dict.fromkeys(map(Case.parse, options.case))) if options.case else manifest.cases(options.tier or "smoke")
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.target.split(":")[0] != "interpreter":
+        raise TargetError(
+            f"mutants run in forked children of an interpreter: --target interpreter, not {options.target}"
+        )
+    if not hasattr(os, "fork"):
+        raise TargetError("mutants run in forked children, which this system does not have")
+    for name in ("jobs", "max_seconds_per_case", "max_mib_per_case", "least_time_limit", "stop_after"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise BadOption(f"--{name.replace('_', '-')} {value:g}: must be positive")
+
+
+def _described(
+    options: argparse.Namespace, system: System, target: Target, modules: list[KernelModule], cases: list[Case]
+) -> dict[str, str]:
+    """What two runs must have in common for one to continue the other's record."""
+    texts = "".join(f"{module.name}\n{module.text}" for module in modules)
+    keys = "\n".join(map(record.digest, cases))
+    most = options.max_seconds_per_case
+    return {
+        "AITER": system.name,
+        "kernels": _digest(texts),
+        "tier": "chosen cases" if options.case else options.tier or "smoke",
+        "cases": _digest(keys),
+        "operators": str(operators.VERSION),
+        "target": target.name,
+        "seconds per case": "any" if most is None else f"{most:g}",
+        "MiB per case": f"{options.max_mib_per_case:g}",
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A SIGTERM, as of a CI job that ran out of time, ends a run as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

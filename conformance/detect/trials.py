@@ -1,0 +1,135 @@
+"""What is run in children: each case on the unchanged kernels, with the lines that it reaches; cases on a mutant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+from conformance.backends import Backend
+from conformance.case import Case
+from conformance.detect import forks
+from conformance.detect.kernels import KernelModule
+from conformance.detect.mutants import Mutant
+from conformance.detect.reach import traced
+from conformance.execute import Prepared, run
+from conformance.status import Status
+from conformance.targets import Target
+
+SLOWER = 10.0
+"""Times its own CPU time that a case may take on a mutant, which may have to count more, but not without end."""
+
+TRACED = 5.0
+"""Times its own CPU time that a case may take where the lines that it runs are collected."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A case on the unchanged kernels: status, CPU seconds, and the lines that it runs, by the module's name."""
+
+    case: str
+    status: str
+    seconds: float
+    lines: dict[str, frozenset[int]]
+
+    @property
+    def can_kill(self) -> bool:
+        return self.status == Status.PASS
+
+    def reaches(self, mutant: Mutant) -> bool:
+        first, last = mutant.lines
+        return not self.lines.get(mutant.module, frozenset()).isdisjoint(range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant: "killed" (by which case, as what) or "survived", and how many cases ran on it."""
+
+    mutant: str
+    outcome: str
+    ran: int
+    by: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """All that a child needs. What was prepared for the cases is shared by every child."""
+
+    backend: Backend
+    target: Target
+    modules: list[KernelModule]
+    prepared: dict[str, Prepared]  # by the case's id
+    scratch: Path
+    least_seconds: float  # of CPU time that every case is allowed
+    at_once: int
+
+    def reach(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[Baseline]:
+        """Each case's status, and the lines that it runs; its time is not known yet."""
+
+        def work(case: Case, send: forks.Send) -> None:
+            if most_seconds is not None:
+                forks.allow(TRACED * most_seconds)
+            with traced(self.modules) as lines:
+                verdict = run(case, self.backend, self.target, self.prepared[case.id])
+            send(status=verdict.status, lines={name: sorted(found) for name, found in lines.items()})
+
+        for ended in forks.each(cases, work, self.at_once):
+            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "lines": {}}
+            lines = {name: frozenset(found) for name, found in told["lines"].items()}
+            yield Baseline(ended.job.id, told["status"], 0.0, lines)
+
+    def unchanged(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[tuple[str, Status, float]]:
+        """Each case's id, status and CPU seconds on kernels put in place as a mutant's are, but unchanged."""
+
+        def work(case: Case, send: forks.Send) -> None:
+            for module in self.modules:
+                module.put_in_place(module.functions, module.text, self.scratch)
+            if most_seconds is not None:
+                forks.allow(most_seconds)
+            started = process_time()
+            verdict = run(case, self.backend, self.target, self.prepared[case.id])
+            send(status=verdict.status, seconds=process_time() - started)
+
+        for ended in forks.each(cases, work, self.at_once):
+            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "seconds": 0.0}
+            yield ended.job.id, Status(told["status"]), told["seconds"]
+
+    def judge(
+        self, mutants: Iterable[Mutant], reaching: Callable[[Mutant], list[tuple[Case, float]]]
+    ) -> Iterator[Outcome]:
+        """What becomes of each mutant on the cases, with their seconds, that reach it: the first to fail kills it."""
+        by_name = {module.name: module for module in self.modules}
+
+        def work(mutant: Mutant, send: forks.Send) -> None:
+            module = by_name[mutant.module]
+            forks.allow(self.least_seconds)
+            try:
+                module.put_in_place((mutant.function,), mutant.applied(module.text), self.scratch)
+            except Exception:  # whatever a changed module raises where it is read
+                send(status=Status.ERROR)
+                return
+            for case, seconds in reaching(mutant):
+                send(case=case.id)
+                forks.allow(max(self.least_seconds, SLOWER * seconds))
+                verdict = run(case, self.backend, self.target, self.prepared[case.id])
+                if verdict.status is not Status.PASS:
+                    send(status=verdict.status)
+                    return
+            send(status=Status.PASS)
+
+        for ended in forks.each(mutants, work, self.at_once):
+            yield _outcome(ended)
+
+
+def _outcome(ended: forks.Ended[Mutant]) -> Outcome:
+    tried = [message["case"] for message in ended.sent if "case" in message]
+    status = next((message["status"] for message in ended.sent if "status" in message), None)
+    if status == Status.PASS:
+        return Outcome(ended.job.id, "survived", len(tried))
+    return Outcome(ended.job.id, "killed", len(tried), tried[-1] if tried else "", status or _death(ended))
+
+
+def _death(ended: forks.Ended) -> Status:
+    return Status.TIMEOUT if ended.ran_out_of_time else Status.CRASH
