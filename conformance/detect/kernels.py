@@ -13,8 +13,8 @@ from typing import Any
 from conformance.detect.source_text import SourceText
 
 KERNELS = {"decode": "_fwd_kernel_splitK", "unified": "kernel_unified_attention_2d"}
-"""A kernel of each path of the dispatch, kvcache and unified. The module that defines it, elsewhere in older versions of
-AITER, defines those that it works with too."""
+"""A kernel of each path of the dispatch, kvcache and unified. The module that defines it, elsewhere in older versions
+of AITER, defines those that it works with too."""
 
 
 class NoKernels(Exception):
@@ -33,9 +33,19 @@ class KernelModule:
         return Path(self.file).read_text(encoding="utf-8")
 
     @cached_property
+    def _source(self) -> SourceText:
+        return SourceText(self.text)
+
+    @property
     def functions(self) -> tuple[str, ...]:
         """The functions that `triton.jit` decorates."""
-        return tuple(function.name for function in SourceText(self.text).jitted())
+        return tuple(function.name for function in self._source.jitted())
+
+    def functions_at(self, lines: frozenset[int]) -> Iterator[str]:
+        """Those of `functions` that hold any of `lines`."""
+        for function in self._source.jitted():
+            if not lines.isdisjoint(range(function.lineno, (function.end_lineno or function.lineno) + 1)):
+                yield function.name
 
     def interpreted(self, function: str) -> Any:
         """What Triton's interpreter made of a function, taken out of an autotuner where it is in one."""
@@ -72,15 +82,6 @@ def find(which: tuple[str, ...]) -> list[KernelModule]:
             raise NoKernels(f"this AITER's dispatch uses no kernel {kernel}")
         found |= {function.__module__: KernelModule(function.__module__, _file(function)) for function in defined}
     return [found[name] for name in sorted(found)]
-
-
-def prepare(modules: list[KernelModule]) -> None:
-    """Has the interpreter rewrite every kernel and Triton's own library now: once, instead of once a child."""
-    import triton.language as tl
-
-    library = [value for value in vars(tl.standard).values() if hasattr(value, "rewriter")]
-    for function in [module.interpreted(name) for module in modules for name in module.functions] + library:
-        function.rewrite()
 
 
 def _imported(kernel: str) -> Iterator[Any]:

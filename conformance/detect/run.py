@@ -57,6 +57,8 @@ class Run:
         waiting = self.analysis.of("not run")
         needed = {case.id: case for mutant in waiting for case, _ in reaching[mutant.id]}
         self._prepare([case for name, case in needed.items() if name not in self.laboratory.prepared])
+        if not unknown:
+            self.laboratory.warm_up((case, self.kept.cases[name]) for name, case in needed.items())
         progress = _Progress("mutants", len(waiting))
         for outcome in self.laboratory.judge(self._in_time(waiting), lambda mutant: reaching[mutant.id]):
             self.kept.add_outcome(outcome)
@@ -98,6 +100,7 @@ class Run:
                 self.kept.add_case(baseline)
             progress.step(baseline.status)
         passing = [case for case in cases if case.id in traced and traced[case.id].can_kill]
+        self.laboratory.warm_up((case, traced[case.id]) for case in passing)
         progress = _Progress("cases run on unchanged copies of the kernels", len(passing))
         for name, status, seconds in self.laboratory.unchanged(self._in_time(passing), self.most_seconds):
             too_slow = status is Status.TIMEOUT and self.most_seconds is not None

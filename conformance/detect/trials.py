@@ -66,19 +66,31 @@ class Laboratory:
     at_once: int
 
     def reach(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[Baseline]:
-        """Each case's status, and the lines that it runs; its time is not known yet."""
+        """Each case's status, and the lines that it runs; its time is that of collecting them."""
 
         def work(case: Case, send: forks.Send) -> None:
             if most_seconds is not None:
                 forks.allow(TRACED * most_seconds)
+            started = process_time()
             with traced(self.modules) as lines:
                 verdict = run(case, self.backend, self.target, self.prepared[case.id])
-            send(status=verdict.status, lines={name: sorted(found) for name, found in lines.items()})
+            seconds = process_time() - started
+            send(status=verdict.status, seconds=seconds, lines={name: sorted(found) for name, found in lines.items()})
 
         for ended in forks.each(cases, work, self.at_once):
-            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "lines": {}}
+            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "seconds": 0.0, "lines": {}}
             lines = {name: frozenset(found) for name, found in told["lines"].items()}
-            yield Baseline(ended.job.id, told["status"], 0.0, lines)
+            yield Baseline(ended.job.id, told["status"], told["seconds"], lines)
+
+    def warm_up(self, passing: Iterable[tuple[Case, Baseline]]) -> None:
+        """Runs the cheapest case of each kernel function here, so that no child bears the cost of a first run."""
+        warm: set[tuple[str, str]] = set()
+        for case, baseline in sorted(passing, key=lambda one: one[1].seconds):
+            here = {(module.name, function) for module in self.modules
+                    for function in module.functions_at(baseline.lines.get(module.name, frozenset()))}  # fmt: skip
+            if here - warm and case.id in self.prepared:
+                run(case, self.backend, self.target, self.prepared[case.id])
+                warm |= here
 
     def unchanged(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[tuple[str, Status, float]]:
         """Each case's id, status and CPU seconds on kernels put in place as a mutant's are, but unchanged."""
