@@ -23,8 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--max-mib-per-case", type=float, default=512, metavar="M", help="leave out cases of larger inputs (512)"
     )
     parser.add_argument(
-        "--least-time-limit", type=float, default=10, metavar="S",
-        help="CPU seconds that a case may take on a mutant even if it takes a tenth of that unmutated (10)",
+        "--least-time-limit", type=float, default=5, metavar="S",
+        help="CPU seconds that a case may take on a mutant even if it takes a tenth of that unmutated (5)",
     )  # fmt: skip
     parser.add_argument("--stop-after", type=float, metavar="S", help="stop then; a record can be continued")
     parser.add_argument("--equivalents", type=Path, metavar="FILE", help="another list of equivalent mutants")
