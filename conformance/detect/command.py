@@ -169,7 +169,6 @@ def _described(
     """What two runs must have in common for one to continue the other's record."""
     texts = "".join(f"{module.name}\n{module.text}" for module in modules)
     keys = "\n".join(map(record.digest, cases))
-    most = options.max_seconds_per_case
     return {
         "AITER": system.name,
         "kernels": _digest(texts),
@@ -177,9 +176,13 @@ def _described(
         "cases": _digest(keys),
         "operators": str(operators.VERSION),
         "target": target.name,
-        "seconds per case": "any" if most is None else f"{most:g}",
-        "MiB per case": f"{options.max_mib_per_case:g}",
+        "seconds per case": _bound(options.max_seconds_per_case),
+        "MiB per case": _bound(options.max_mib_per_case),
     }
+
+
+def _bound(most: float | None) -> str:
+    return "any" if most is None else f"{most:g}"
 
 
 def _digest(text: str) -> str:

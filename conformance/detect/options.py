@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--max-seconds-per-case", type=float, metavar="S", help="leave out cases that take more CPU time unmutated"
     )
     parser.add_argument(
-        "--max-mib-per-case", type=float, default=512, metavar="M", help="leave out cases of larger inputs (512)"
+        "--max-mib-per-case", type=float, metavar="M", help="leave out cases of larger inputs, sparse caches in full"
     )
     parser.add_argument(
         "--least-time-limit", type=float, default=5, metavar="S",

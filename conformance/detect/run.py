@@ -32,7 +32,7 @@ class Run:
         kept: Record,
         analysis: Analysis,
         most_seconds: float | None,
-        most_mib: float,
+        most_mib: float | None,
         seconds: float | None,
     ) -> None:
         self.laboratory, self.kept, self.analysis = laboratory, kept, analysis
@@ -84,7 +84,7 @@ class Run:
                 pass
             except Exception:  # in a run it is an ERROR of the case's
                 status = Status.ERROR
-            if prepared is not None and _mib(prepared) <= self.most_mib:
+            if prepared is not None and (self.most_mib is None or _mib(prepared) <= self.most_mib):
                 self.laboratory.prepared[case.id] = prepared
             else:
                 self.kept.add_case(Baseline(case.id, status, 0.0, {}))

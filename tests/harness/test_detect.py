@@ -99,6 +99,8 @@ class Session:
     wrong: Done
     nothing: Done
     stopped: Done
+    slow: Done
+    large: Done
     one_by_one: list[Done]
     record: list[dict]
 
@@ -123,6 +125,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "wrong": options(tree, "--only", only(KILLED), "--equivalents", str(lists["wrong"])),
         "nothing": options(tree, "--only", only(NOT_REACHED)),
         "stopped": options(tree, "--only", only(*ALL), "--stop-after", "0.000001"),
+        "slow": options(tree, "--only", only(*ALL), "--max-seconds-per-case", "0.00001"),
+        "large": options(tree, "--only", only(*ALL), "--max-mib-per-case", "0.00001"),
     }
     shares = [options(tree, "--list", "--only", ":stride:", "--shard", f"{share}/2") for share in (1, 2)]
     done = analyse(*commands.values(), *shares)
@@ -216,6 +220,13 @@ def test_an_entry_that_a_case_kills_is_an_error(session: Session) -> None:
 def test_an_analysis_that_is_stopped_is_incomplete(session: Session) -> None:
     assert session.stopped.code == 3
     assert "stopped before the first mutant" in session.stopped.err
+
+
+def test_cases_that_are_too_slow_or_too_large_are_left_out_and_counted(session: Session) -> None:
+    assert (session.slow.code, session.large.code) == (3, 3)
+    slow = "0 pass unmutated and judge; 2 cannot kill: more than 1e-05 s of CPU time unmutated"
+    assert f"2 cases: {slow}" in session.slow.out
+    assert "2 cases: 0 pass unmutated and judge; 2 cannot kill: RESOURCE unmutated" in session.large.out
 
 
 def test_shards_share_out_every_mutant_once(session: Session) -> None:
