@@ -57,8 +57,7 @@ class Run:
         waiting = self.analysis.of("not run")
         needed = {case.id: case for mutant in waiting for case, _ in reaching[mutant.id]}
         self._prepare([case for name, case in needed.items() if name not in self.laboratory.prepared])
-        if not unknown:
-            self.laboratory.warm_up((case, self.kept.cases[name]) for name, case in needed.items())
+        self.laboratory.warm_up((case, self.kept.cases[name]) for name, case in needed.items())
         progress = _Progress("mutants", len(waiting))
         for outcome in self.laboratory.judge(self._in_time(waiting), lambda mutant: reaching[mutant.id]):
             self.kept.add_outcome(outcome)
@@ -91,23 +90,15 @@ class Run:
             progress.step()
 
     def _baseline(self, cases: list[Case]) -> None:
-        """Each case on the unchanged kernels: first with its lines, then as a mutant is run, which must agree."""
-        progress = _Progress("cases traced", len(cases))
-        traced = {}
-        for baseline in self.laboratory.reach(self._in_time(cases), self.most_seconds):
-            traced[baseline.case] = baseline
-            if not baseline.can_kill:
-                self.kept.add_case(baseline)
-            progress.step(baseline.status)
-        passing = [case for case in cases if case.id in traced and traced[case.id].can_kill]
-        self.laboratory.warm_up((case, traced[case.id]) for case in passing)
-        progress = _Progress("cases run on unchanged copies of the kernels", len(passing))
-        for name, status, seconds in self.laboratory.unchanged(self._in_time(passing), self.most_seconds):
-            too_slow = status is Status.TIMEOUT and self.most_seconds is not None
-            if status is not Status.PASS and not too_slow:
-                raise NotTheSame(f"{name} passes, but is {status} on an unchanged copy of the kernels: nothing was run")
-            self.kept.add_case(replace(traced[name], status=status, seconds=round(seconds, 3)))
-            progress.step()
+        """Each case on the unchanged kernels, where they lie and as a mutant is put in place, which must agree."""
+        progress = _Progress("cases run unmutated", len(cases))
+        for baseline, copied in self.laboratory.unmutated(self._in_time(cases), self.most_seconds):
+            too_slow = copied == Status.TIMEOUT and self.most_seconds is not None
+            if copied != baseline.status and not too_slow:
+                differs = f"{baseline.case} is {baseline.status}, but {copied} on an unchanged copy of the kernels"
+                raise NotTheSame(f"{differs}: nothing was run")
+            self.kept.add_case(replace(baseline, status=copied))
+            progress.step(copied)
 
 
 class _Progress:

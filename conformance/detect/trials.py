@@ -65,22 +65,35 @@ class Laboratory:
     least_seconds: float  # of CPU time that every case is allowed
     at_once: int
 
-    def reach(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[Baseline]:
-        """Each case's status, and the lines that it runs; its time is that of collecting them."""
+    def unmutated(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[tuple[Baseline, str]]:
+        """Each case on the kernels as they are, with the lines that it runs, and its status on copies of them.
+
+        The copies are put in place as a mutant is; the seconds are those on the copies.
+        """
 
         def work(case: Case, send: forks.Send) -> None:
             if most_seconds is not None:
                 forks.allow(TRACED * most_seconds)
-            started = process_time()
             with traced(self.modules) as lines:
                 verdict = run(case, self.backend, self.target, self.prepared[case.id])
-            seconds = process_time() - started
-            send(status=verdict.status, seconds=seconds, lines={name: sorted(found) for name, found in lines.items()})
+            send(status=verdict.status, lines={name: sorted(found) for name, found in lines.items()})
+            if verdict.status is not Status.PASS:
+                return
+            for module in self.modules:
+                module.put_in_place(module.functions, module.text, self.scratch)
+            if most_seconds is not None:
+                forks.allow(most_seconds)
+            started = process_time()
+            verdict = run(case, self.backend, self.target, self.prepared[case.id])
+            send(status=verdict.status, seconds=round(process_time() - started, 3))
 
         for ended in forks.each(cases, work, self.at_once):
-            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "seconds": 0.0, "lines": {}}
-            lines = {name: frozenset(found) for name, found in told["lines"].items()}
-            yield Baseline(ended.job.id, told["status"], told["seconds"], lines)
+            first, second = (*ended.sent, None, None)[:2]
+            lines = {name: frozenset(found) for name, found in first["lines"].items()} if first else {}
+            status = first["status"] if first else _death(ended)
+            seconds = second["seconds"] if second else 0.0
+            copied = second["status"] if second else _death(ended) if status == Status.PASS else status
+            yield Baseline(ended.job.id, status, seconds, lines), copied
 
     def warm_up(self, passing: Iterable[tuple[Case, Baseline]]) -> None:
         """Runs the cheapest case of each kernel function here, so that no child bears the cost of a first run."""
@@ -91,22 +104,6 @@ class Laboratory:
             if here - warm and case.id in self.prepared:
                 run(case, self.backend, self.target, self.prepared[case.id])
                 warm |= here
-
-    def unchanged(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[tuple[str, Status, float]]:
-        """Each case's id, status and CPU seconds on kernels put in place as a mutant's are, but unchanged."""
-
-        def work(case: Case, send: forks.Send) -> None:
-            for module in self.modules:
-                module.put_in_place(module.functions, module.text, self.scratch)
-            if most_seconds is not None:
-                forks.allow(most_seconds)
-            started = process_time()
-            verdict = run(case, self.backend, self.target, self.prepared[case.id])
-            send(status=verdict.status, seconds=process_time() - started)
-
-        for ended in forks.each(cases, work, self.at_once):
-            told = ended.sent[-1] if ended.sent else {"status": _death(ended), "seconds": 0.0}
-            yield ended.job.id, Status(told["status"]), told["seconds"]
 
     def judge(
         self, mutants: Iterable[Mutant], reaching: Callable[[Mutant], list[tuple[Case, float]]]

@@ -185,7 +185,7 @@ def test_a_record_is_continued_where_it_ended(session: Session) -> None:
     assert session.some.code == 1
     assert f"{2} of 2 mutants" in session.some.out
     assert f"{3} of 3 mutants" in session.every.out, "what was recorded is not run again"
-    assert "cases traced" not in session.every.out
+    assert "cases run unmutated" not in session.every.out
     assert " of " not in session.again.out.partition("\n")[2].partition("SURVIVED")[0], "there was nothing left to do"
     assert session.again.out.splitlines()[-1] == session.every.out.splitlines()[-1]
     kinds = [entry["kind"] for entry in session.record]
