@@ -1,0 +1,208 @@
+"""The case space: axes with named levels, and the constraints that say why a combination of levels is no case.
+
+A legal assignment is made a case by `conformance.realize.case`; `conformance.realize.levels` goes back.
+"""
+
+from collections.abc import Iterator
+
+from conformance.case import LAYOUTS, REGIMES
+from conformance.contexts import CONTEXTS, lengths
+from conformance.layouts import page_stride
+from conformance.rounding import DTYPES
+from conformance.space import Axis, Constraint, Space, budget, rule
+
+RAGGED = ("one draft", "mixed", "absent")
+"""Query lengths that differ: a draft among single tokens; drafts of several lengths; some sequences without a query."""
+
+LONGEST_DRAFT = 17
+"""Of a ragged batch: 1 + 16 tokens, the longest that is deployed."""
+
+BLIND = frozenset({"padded", "short", "empty"})
+"""Levels at which kernels are known to fail (docs/findings.md), so that nothing else of the case can be seen."""
+
+CAUSAL = Axis("causal", ("causal", "noncausal"))
+DTYPE = Axis("dtype", DTYPES)
+QUERIES = Axis(
+    "queries",
+    (*map(str, (8, *range(1, 8), *range(9, 18), 32)), *RAGGED),
+    ("8", "1", *["2-7"] * 6, *["9-15"] * 7, "16", "17", "32", *RAGGED),
+)
+CONTEXT = Axis("context", tuple(context.name for context in CONTEXTS))
+RATIO = Axis(
+    "ratio",
+    tuple(map(str, (2, 1, 4, 3, 5, 6, 7, 8, 12, 16, 32, 64))),
+    ("2, 4, 8", "1", "2, 4, 8", "3, 5, 7", "3, 5, 7", "6, 12", "3, 5, 7", "2, 4, 8", "6, 12", "16", "32", "64"),
+)
+KV_HEADS = Axis("KV heads", ("1", "2", "3", "4", "8"))
+HEAD_DIM = Axis(
+    "head dim",
+    tuple(map(str, (64, 32, 72, 80, 96, 112, 128, 160, 192, 256, 512))),
+    ("64", "32", *["padded to 128"] * 4, "128", *["padded to 256"] * 2, "256", "512"),
+)
+PAGE = Axis("page", tuple(map(str, (16, 1, 8, 32, 48, 64, 128, 256, 544, 1024))))
+LAYOUT = Axis("layout", ("packed", *(layout for layout in LAYOUTS if layout != "packed")))
+PAGE_ORDER = Axis("page order", ("shuffled", "ascending", "shared", "high"))
+TABLE = Axis("table", ("1x", "8x", "64x"))
+PADDING = Axis("padding", ("none", "padded"))
+WINDOW = Axis("window", ("none", "left", "both", "right", "wide"))
+BATCH = Axis("batch", ("2", "1", "3", "7", "33", "128"))
+REGIME = Axis("regime", REGIMES)
+FEATURE = Axis("feature", ("none", "softcap", "alibi", "sinks", "cache.e4m3fn", "cache.e4m3fnuz"))
+
+AXES = (CAUSAL, DTYPE, QUERIES, CONTEXT, RATIO, KV_HEADS, HEAD_DIM, PAGE, LAYOUT, PAGE_ORDER, TABLE, PADDING, WINDOW,
+        BATCH, REGIME, FEATURE)  # fmt: skip
+
+TAIL_REGIMES = ("poison.tails", "poison.garbage")
+KEYLESS_REGIMES = ("random", "poison.pages", "poison.table")
+
+MOST_OUTPUT = 2**22
+"""Elements of an output."""
+
+MOST_WORK = 2**30
+"""Multiplications of the product of q and K: what a float64 oracle does in about a second."""
+
+MOST_BYTES = 2**26
+"""Of K and V of the longest sequence, and again of all others. Ids above 65,535 may have twice that."""
+
+MOST_ENTRIES = 2**22
+"""Entries of a block table."""
+
+OTHERS_KEYS = 96
+"""Keys of a sequence that is not the longest, apart from one that shares pages: at most so many, or a page more."""
+
+
+def longest_draft(queries: str) -> int:
+    """Query tokens of the longest draft of a batch."""
+    return LONGEST_DRAFT if queries in RAGGED else int(queries)
+
+
+def fewest_other_keys(context: str, queries: str) -> int:
+    """Keys that each sequence has at least, unless it is a padded row: as many as the longest draft has queries."""
+    return 1 if context == "short" else longest_draft(queries)
+
+
+def possible_lengths(  # each argument is a level
+    context: str,
+    queries: str,
+    page: str,
+    *,
+    regime: str = "random",
+    page_order: str = "shuffled",
+    fewer_pages: bool = False,
+    batch: str = "1",
+) -> list[int]:
+    """Keys that the longest sequence may have; with `fewer_pages`, such that another can do with a page less."""
+    size, found = int(page), lengths(context, longest_draft(queries), int(page))
+    if regime in TAIL_REGIMES:
+        found = [n for n in found if n % size]
+    if page_order == "shared":
+        found = [n for n in found if n >= size]
+    if fewer_pages:  # of two sequences that share a page, the shorter has one too
+        other = fewest_other_keys(context, queries)
+        other = max(other, size) if page_order == "shared" and batch == "2" else other
+        found = [n for n in found if -(-other // size) < -(-n // size)]
+    return list(found)
+
+
+def _enough_keys(context: str, page: str, queries: str) -> float:
+    """A length that serves every regime and page order, where there is one; else the largest."""
+    some = possible_lengths(context, queries, page)
+    size, other = int(page), fewest_other_keys(context, queries)
+    versatile = [n for n in some if n % size and n >= 2 * size and n > size + other]
+    return min(versatile or some[-1:] or [0])
+
+
+def row_bytes(layout: str, kv_heads: str, head_dim: str) -> float:
+    """Bytes of one key and its value, what the layout leaves unused included."""
+    both = 1 if layout in ("packed", "interleaved") else 2  # whose rows hold K and V
+    return 2 * both * page_stride(layout, 1, int(kv_heads), int(head_dim))
+
+
+def _number(level: str) -> float:
+    return float(level.removesuffix("x"))
+
+
+def _lengths_exist() -> Iterator[Constraint]:
+    lengths_of = (CONTEXT, QUERIES, PAGE)
+    yield rule(
+        "no context is shorter than a single query, and a page of one key has no inside", lengths_of,
+        lambda *levels: bool(possible_lengths(*levels)),
+    )  # fmt: skip
+    yield rule(
+        "the tail of a last page needs a longest sequence that does not fill it",
+        (*lengths_of, REGIME),
+        lambda *levels: bool(possible_lengths(*levels[:3], regime=levels[3])),
+        where={"regime": TAIL_REGIMES},
+    )
+    yield rule(
+        "a shared page is one that the longest sequence fills",
+        (*lengths_of, REGIME, PAGE_ORDER),
+        lambda *levels: bool(possible_lengths(*levels[:3], regime=levels[3], page_order=levels[4])),
+        where={"page order": ["shared"]},
+    )
+    yield rule(
+        "an entry past a sequence's end needs a wider table, a padded row, or a sequence of fewer pages",
+        (*lengths_of, REGIME, PAGE_ORDER, BATCH, TABLE, PADDING),
+        lambda context, queries, page, _, order, batch, *__: (
+            context == "empty"
+            or (batch != "1"
+            and bool(possible_lengths(context, queries, page, page_order=order, fewer_pages=True, batch=batch)))
+        ),
+        where={"regime": ["poison.table"], "table": ["1x"], "padding": ["none"]},
+    )  # fmt: skip
+
+
+def _batches_are_large_enough() -> Iterator[Constraint]:
+    yield rule(
+        "query lengths that differ need two sequences, and three where one is padding and one has no query",
+        (QUERIES, BATCH, PADDING),
+        lambda queries, batch, padding: int(batch) >= (3 if queries == "absent" and padding == "padded" else 2),
+        where={"queries": RAGGED},
+    )
+    yield rule(
+        "padding needs a sequence that is none", (PADDING, BATCH), lambda _, batch: batch != "1",
+        where={"padding": ["padded"]},
+    )  # fmt: skip
+    yield rule(
+        "pages are shared by two sequences that are no padding",
+        (PAGE_ORDER, BATCH, PADDING),
+        lambda _, batch, padding: int(batch) >= (3 if padding == "padded" else 2),
+        where={"page order": ["shared"]},
+    )
+
+
+def _nothing_is_without_effect() -> Iterator[Constraint]:
+    empty = {"context": ["empty"]}
+    yield rule("where every sequence is empty, none is padding", (CONTEXT, PADDING), lambda _, p: p == "none",
+               where=empty)  # fmt: skip
+    yield rule("a window over no keys cuts nothing", (CONTEXT, WINDOW), lambda _, w: w == "none", where=empty)
+    yield rule("values that no key has cannot be changed", (CONTEXT, REGIME), lambda _, r: r in KEYLESS_REGIMES,
+               where=empty)  # fmt: skip
+    yield rule("no page is shared where no key is", (CONTEXT, PAGE_ORDER), lambda _, o: o != "shared", where=empty)
+    yield rule("a causal query sees nothing to its right: a right side alone is no window", (CAUSAL, WINDOW),
+               lambda causal, window: (causal, window) != ("causal", "right"))  # fmt: skip
+    yield rule("no non-causal kernel has softcap, ALiBi, sinks or a smaller cache: a few refusals are listed by hand",
+               (CAUSAL, FEATURE), lambda causal, feature: causal == "causal" or feature == "none")  # fmt: skip
+
+
+def _what_is_affordable() -> Iterator[Constraint]:
+    rows = [((QUERIES,), longest_draft), ((RATIO,), _number), ((KV_HEADS,), _number), ((HEAD_DIM,), _number)]
+    bytes_of_rows = ((LAYOUT, KV_HEADS, HEAD_DIM), row_bytes)
+    yield budget("an output has at most 2^22 elements", MOST_OUTPUT, [*rows, ((BATCH,), _number)])
+    yield budget("the oracle takes at most 2^30 multiplications for the scores", MOST_WORK, [
+        ((CONTEXT, PAGE, QUERIES), lambda c, p, q: _enough_keys(c, p, q) * longest_draft(q)), *rows[1:]])  # fmt: skip
+    yield budget("the longest sequence's keys and values take at most 64 MiB", MOST_BYTES, [
+        ((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") + int(p)), bytes_of_rows])  # fmt: skip
+    yield budget("the other sequences' keys and values take at most 64 MiB", MOST_BYTES, [
+        ((BATCH,), _number), ((PAGE,), lambda page: int(page) + OTHERS_KEYS), bytes_of_rows])  # fmt: skip
+    yield budget("a cache with page ids above 65,535 takes at most 128 MiB", 2 * MOST_BYTES, [
+        ((PAGE_ORDER,), lambda order: 65_536 if order == "high" else 0), ((PAGE,), _number), bytes_of_rows])  # fmt: skip
+    yield budget("a block table has at most 2^22 entries", MOST_ENTRIES, [
+        ((TABLE,), _number), ((BATCH,), _number), ((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") / int(p) + 1)
+    ])  # fmt: skip
+
+
+SPACE = Space(
+    AXES,
+    [*_lengths_exist(), *_batches_are_large_enough(), *_nothing_is_without_effect(), *_what_is_affordable()],
+)
