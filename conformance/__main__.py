@@ -1,16 +1,22 @@
 """The command line: a thin front of pytest, which is the only runner."""
 
 import argparse
+import secrets
 import sys
+from collections.abc import Callable
+from functools import partial
+from math import inf
 
 import pytest
 import torch
 
 from conformance import __version__, backends, environment, manifest
-from conformance.case import BadCase
+from conformance.axes import AXES
+from conformance.case import REGIMES, BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
+from conformance.summary import header_lines
 from conformance.system import NotReady, choose
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
@@ -52,13 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     doctor = commands.add_parser("doctor", help="say what is here and what would run")
     doctor.set_defaults(command=_doctor)
-    for command in (run, doctor):
+    fuzz = commands.add_parser("fuzz", help="draw cases without end, and shrink the first that fails")
+    fuzz.set_defaults(command=_fuzz)
+    for command in (run, doctor, fuzz):
         command.add_argument("--backend", help="aiter, torch, or package.module:function")
         command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
-    run.add_argument("--tier", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
+    tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
+    run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
     run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
+
+    limit = fuzz.add_mutually_exclusive_group()
+    limit.add_argument("--cases", type=_positive(int), metavar="N", help="stop after so many cases (default: Ctrl-C)")
+    limit.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after so long")
+    fuzz.add_argument("--seed", type=int, metavar="N", help="draw the same cases again")
+    fuzz.add_argument("--avoid", action="append", default=[], metavar="LEVEL",
+                      help="draw no case of this kind: short, padded, poison.tails, ...; may be repeated")  # fmt: skip
+    fuzz.add_argument("-v", action="store_true", dest="show", help="print each case before it runs, in case it kills")
 
     detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
     detect.set_defaults(command=_detect)
@@ -76,7 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def number(word: str) -> float:
+        if not 0 < (value := kind(word)) < inf:
+            raise ValueError
+        return value
+
+    number.__name__ = "positive number"  # how argparse calls it
+    return number
+
+
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
+    if options.tier == manifest.FUZZ:
+        return _run_as_fuzz(options, for_pytest)
     # In one word each: pytest takes a path that stands alone for a place to look for its own configuration.
     names = ("backend", "target", "aiter", "tier", "record")
     chosen = [f"--{name}={value}" for name in names if (value := getattr(options, name)) is not None]
@@ -89,6 +118,48 @@ def _detect(options: argparse.Namespace, _: list[str]) -> int:
     from conformance.detect import command
 
     return command.main(options)
+
+
+def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:
+    """`run --tier fuzz` is `fuzz`."""
+    for name in ("case", "record"):
+        if getattr(options, name) is not None:
+            print(f"conformance: tier {manifest.FUZZ} draws its cases and keeps none: leave out --{name}",
+                  file=sys.stderr)  # fmt: skip
+            return BAD_USAGE
+    chosen = [f"--{name}={value}" for name in ("backend", "target", "aiter")
+              if (value := getattr(options, name)) is not None]  # fmt: skip
+    return main([manifest.FUZZ, *chosen, *rest])
+
+
+def _fuzz(options: argparse.Namespace, _: list[str]) -> int:
+    try:
+        from conformance.fuzz import WITHOUT_END, Fuzz
+    except ModuleNotFoundError as e:
+        if e.name != "hypothesis":
+            raise
+        print("conformance: fuzz needs Hypothesis: python -m pip install hypothesis", file=sys.stderr)
+        return BAD_USAGE
+    known = {level for axis in AXES for level in axis.levels} | set(REGIMES)
+    if unknown := [level for level in options.avoid if level not in known]:
+        print(f"conformance: no axis has a level {unknown[0]!r}", file=sys.stderr)
+        return BAD_USAGE
+    system = choose(options.backend, options.target, options.aiter)
+    for line in header_lines(system, f"tier {manifest.FUZZ}"):
+        print(line)
+    say = partial(print, flush=True)
+    fuzz = Fuzz(system, system.start(), say, frozenset(options.avoid), seconds=options.seconds or inf)
+    if options.show:
+        fuzz.before_each = lambda case: say(case.id)
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    if not fuzz.go(options.cases or WITHOUT_END, seed):
+        print("NOT CONFORMANT: a case fails.")
+        return NOT_CONFORMANT
+    if not fuzz.ran:
+        print("NOTHING RAN.")
+        return NOTHING_RAN
+    print("CONFORMANT.")
+    return CONFORMANT
 
 
 def _doctor(options: argparse.Namespace, _: list[str]) -> int:

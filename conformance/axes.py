@@ -4,6 +4,7 @@ A legal assignment is made a case by `conformance.realize.case`; `conformance.re
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from conformance.case import LAYOUTS, REGIMES
 from conformance.contexts import CONTEXTS, lengths
@@ -25,20 +26,11 @@ DTYPE = Axis("dtype", DTYPES)
 QUERIES = Axis(
     "queries",
     (*map(str, (8, *range(1, 8), *range(9, 18), 32)), *RAGGED),
-    ("8", "1", *["2-7"] * 6, *["9-15"] * 7, "16", "17", "32", *RAGGED),
 )
 CONTEXT = Axis("context", tuple(context.name for context in CONTEXTS))
-RATIO = Axis(
-    "ratio",
-    tuple(map(str, (2, 1, 4, 3, 5, 6, 7, 8, 12, 16, 32, 64))),
-    ("2, 4, 8", "1", "2, 4, 8", "3, 5, 7", "3, 5, 7", "6, 12", "3, 5, 7", "2, 4, 8", "6, 12", "16", "32", "64"),
-)
+RATIO = Axis("ratio", tuple(map(str, (2, 1, 4, 3, 5, 6, 7, 8, 12, 16, 32, 64))))
 KV_HEADS = Axis("KV heads", ("1", "2", "3", "4", "8"))
-HEAD_DIM = Axis(
-    "head dim",
-    tuple(map(str, (64, 32, 72, 80, 96, 112, 128, 160, 192, 256, 512))),
-    ("64", "32", *["padded to 128"] * 4, "128", *["padded to 256"] * 2, "256", "512"),
-)
+HEAD_DIM = Axis("head dim", tuple(map(str, (64, 32, 72, 80, 96, 112, 128, 160, 192, 256, 512))))
 PAGE = Axis("page", tuple(map(str, (16, 1, 8, 32, 48, 64, 128, 256, 544, 1024))))
 LAYOUT = Axis("layout", ("packed", *(layout for layout in LAYOUTS if layout != "packed")))
 PAGE_ORDER = Axis("page order", ("shuffled", "ascending", "shared", "high"))
@@ -112,7 +104,7 @@ def _enough_keys(context: str, page: str, queries: str) -> float:
     return min(versatile or some[-1:] or [0])
 
 
-def row_bytes(layout: str, kv_heads: str, head_dim: str) -> float:
+def row_bytes(layout: str, kv_heads: str, head_dim: str) -> int:
     """Bytes of one key and its value, what the layout leaves unused included."""
     both = 1 if layout in ("packed", "interleaved") else 2  # whose rows hold K and V
     return 2 * both * page_stride(layout, 1, int(kv_heads), int(head_dim))
@@ -202,7 +194,10 @@ def _what_is_affordable() -> Iterator[Constraint]:
     ])  # fmt: skip
 
 
-SPACE = Space(
-    AXES,
-    [*_lengths_exist(), *_batches_are_large_enough(), *_nothing_is_without_effect(), *_what_is_affordable()],
-)
+@cache
+def space() -> Space:
+    """The axes and all constraints; made once, in a second or two."""
+    return Space(
+        AXES,
+        [*_lengths_exist(), *_batches_are_large_enough(), *_nothing_is_without_effect(), *_what_is_affordable()],
+    )

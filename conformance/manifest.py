@@ -1,10 +1,14 @@
-"""Tiers: committed lists of case ids, one a line."""
+"""Tiers: committed lists of case ids, one a line. How they are composed is in `conformance.tiers`."""
 
 from importlib.resources import files
 
 from conformance.case import BadCase, Case
 
-TIERS = ("smoke",)
+TIERS = ("smoke", "core", "full")
+"""Those that have a manifest, each with all cases of the one before."""
+
+FUZZ = "fuzz"
+"""The tier without a manifest: its cases are drawn while it runs, by `conformance.fuzz`."""
 
 
 class BadTier(Exception):
@@ -13,8 +17,10 @@ class BadTier(Exception):
 
 def cases(tier: str) -> list[Case]:
     """The cases of a tier, in the order of its manifest. Raises BadTier."""
+    if tier == FUZZ:
+        raise BadTier(f"tier {FUZZ} has no list: its cases are drawn by python -m conformance {FUZZ}")
     if tier not in TIERS:
-        raise BadTier(f"unknown tier {tier!r}: there is {', '.join(TIERS)}")
+        raise BadTier(f"unknown tier {tier!r}: there is {', '.join((*TIERS, FUZZ))}")
     text = files("conformance").joinpath("manifests", f"{tier}.txt").read_text()
     found = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -95,7 +95,8 @@ def _seq_lens(levels: Levels, query_lens: tuple[int, ...], page: int, pick: Rand
     if context == "empty":
         return (0,) * batch
     fewer_pages = batch > 1 and not padded and levels["table"] == "1x" and levels["regime"] == "poison.table"
-    some = [n for n in _lengths(levels, fewer_pages=fewer_pages) if _affordable(levels, n)]
+    affordable = _affordable_keys(levels)
+    some = [n for n in _lengths(levels, fewer_pages=fewer_pages) if n <= affordable]
     longest = pick.choice(some)
     fewest = fewest_other_keys(context, levels["queries"])
     lens = _runs(batch, lambda: pick.randint(fewest, min(longest, max(fewest, OTHERS_KEYS))), pick)
@@ -134,16 +135,12 @@ def _lengths(levels: Levels, *, fewer_pages: bool) -> list[int]:
     )
 
 
-def _affordable(levels: Levels, keys: int) -> bool:
-    """Does the longest sequence stay within the budgets of `conformance.axes` if it has so many keys?"""
-    page = int(levels["page"])
-    pages = -(-keys // page)
+def _affordable_keys(levels: Levels) -> int:
+    """So many keys the longest sequence may have within the budgets of `conformance.axes`."""
+    page, row = int(levels["page"]), row_bytes(levels["layout"], levels["KV heads"], levels["head dim"])
     rows = int(levels["ratio"]) * int(levels["KV heads"]) * longest_draft(levels["queries"])
-    return (
-        rows * int(levels["head dim"]) * keys <= MOST_WORK
-        and pages * page * row_bytes(levels["layout"], levels["KV heads"], levels["head dim"]) <= MOST_BYTES
-        and int(levels["table"][:-1]) * int(levels["batch"]) * pages <= MOST_ENTRIES
-    )
+    pages = min(MOST_BYTES // (page * row), MOST_ENTRIES // (int(levels["table"][:-1]) * int(levels["batch"])))
+    return min(MOST_WORK // (rows * int(levels["head dim"])), pages * page)
 
 
 def _window(window: str, keys: int, pick: Random) -> tuple[int, int]:

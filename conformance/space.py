@@ -12,25 +12,10 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Axis:
-    """A property and its levels, the cheapest and plainest first.
-
-    `groups` names a coarser level for each level: where covering every level would cost too much, one of a group
-    stands for the others.
-    """
+    """A property and its levels, the cheapest and plainest first."""
 
     name: str
     levels: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.groups or self.levels))
-
-    def group_of_level(self, *, coarse: bool) -> np.ndarray:
-        """The index of each level's group; of the level itself unless `coarse`."""
-        if not coarse:
-            return np.arange(len(self.levels))
-        return np.array([self.group_names.index(group) for group in self.groups or self.levels])
 
 
 @dataclass(frozen=True)
@@ -44,9 +29,12 @@ class Constraint:
 
     def onto(self, dimensions: tuple[int, ...]) -> np.ndarray:
         """What is legal of some of its axes, whatever the others are."""
-        if dimensions not in self._projections:
-            others = tuple(d for d in range(len(self.axes)) if d not in dimensions)
-            self._projections[dimensions] = self.legal.any(axis=others)
+        if len(dimensions) == len(self.axes):
+            return self.legal
+        if dimensions not in self._projections:  # from one that is a dimension larger, and is kept too
+            dropped = next(d for d in range(len(self.axes)) if d not in dimensions)
+            larger = tuple(sorted((*dimensions, dropped)))
+            self._projections[dimensions] = self.onto(larger).any(axis=larger.index(dropped))
         return self._projections[dimensions]
 
 
@@ -95,13 +83,16 @@ class Space:
 
     def complete(self, chosen: Sequence[int]) -> list[int] | None:
         """A legal assignment that agrees with `chosen`, or None: then there is none, since the search is exhaustive."""
-        chosen = list(chosen)
-        for axis, level in enumerate(chosen):
-            if level != UNKNOWN:
-                others = [*chosen[:axis], UNKNOWN, *chosen[axis + 1 :]]
-                if not self.consistent(axis, others)[level]:
-                    return None
-        return self._search(chosen)
+        return self._search(list(chosen)) if self.may_be_legal(chosen) else None
+
+    def may_be_legal(self, chosen: Sequence[int]) -> bool:
+        """Can each constraint, taken alone, live with these levels?"""
+        return all(
+            constraint.onto(known := tuple(d for d, a in enumerate(scope) if chosen[a] != UNKNOWN))[
+                tuple(chosen[scope[d]] for d in known)
+            ]
+            for constraint, scope in zip(self.constraints, self._scopes, strict=True)
+        )
 
     def _search(self, chosen: list[int]) -> list[int] | None:
         """Depth first, on the axis with the fewest levels left."""

@@ -1,0 +1,156 @@
+"""Composing the tiers: `python -m conformance.tiers` says what they cover, with `--write` it makes their manifests.
+
+| tier | holds |
+| --- | --- |
+| smoke | a list picked by hand, which is kept as it is |
+| core | smoke, refusals, every boundary relation, every legal pair of levels |
+| full | core, page ids that take a cache above 2^31 elements, every legal triple of levels |
+
+Each holds the one before. `fuzz` has no manifest: its cases are drawn while it runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+from conformance import manifest, realize
+from conformance.axes import AXES, BLIND, CAUSAL, space
+from conformance.case import Case
+from conformance.cost import seconds
+from conformance.covering import Row, cover, uncovered
+
+BOUNDARY_QUERIES = ("1", "8", "16", "17")
+"""A single token, and the drafts that are deployed."""
+
+BOUNDARIES = (
+    (("page-1", "page", "page+1", "short"), ("16", "48", "64", "256")),
+    (tuple(f"{edge}{off}" for edge in ("tile", "segment") for off in ("-1", "", "+1")), ("16", "64")),
+    (("511", "512", "513"), ("16", "64")),
+)
+"""Contexts within a key of where kernels cut the keys or change their ways, and the pages that matter to each: a tile
+is a page of 16 or of 64 keys, and larger pages hold several."""
+
+REFUSALS = (
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-softcap30-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-alibi-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-sinks-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-random",
+)
+"""What no non-causal kernel of AITER's has: a backend refuses it, or is right."""
+
+HUGE = (
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-pages.huge-packed-needle",
+    "decode-noncausal-bf16-b2-q8-h8:1-d128-p64-kv100+300-pages.huge-contiguous-needle",
+    "decode-causal-bf16-b2-q8-h4:2-d64-p16-kv100+37-pages.huge-packed-needle",
+    "decode-causal-bf16-b2-q1-h8:1-d128-p64-kv700+37-pages.huge-contiguous-needle",
+)
+"""Caches of more than 2^31 elements: 4 GiB for two packed ones in bfloat16, 8 GiB for two that lie apart."""
+
+OVERHEAD = 1.0
+"""Seconds by which a case is dear at least: few dear ones against many cheap ones."""
+
+DEAR = 5.0
+"""A case of `core` that costs more is looked at again: are there cheaper levels that are as good?"""
+
+BLIND_SECONDS = 2.0
+"""A case in which kernels are known to fail shows nothing else: as bad as one that takes so much longer."""
+
+
+def boundaries() -> list[dict[str, str]]:
+    """The part of a case that each boundary relation asks for, those that no case can have left out.
+
+    Without padding and window, which would hide what happens at the boundary.
+    """
+    every = (
+        {"causal": causal, "context": context, "page": page, "queries": queries, "padding": "none", "window": "none"}
+        for contexts, pages in BOUNDARIES
+        for page in pages
+        for queries in BOUNDARY_QUERIES
+        for context in contexts
+        for causal in CAUSAL.levels
+    )
+    return [part for part in every if space().complete(space().assignment(part)) is not None]
+
+
+def core() -> list[Case]:
+    """Every boundary relation and every legal pair of levels."""
+    by_hand = [*manifest.cases("smoke"), *map(Case.parse, REFUSALS)]
+    made = cover(space(), 2, covered=rows(by_hand), required=boundaries(), cost=_cost, dear=DEAR)
+    return _distinct([*by_hand, *map(realize.case, made)])
+
+
+def full(core: Iterable[Case]) -> list[Case]:
+    """Every legal triple of levels."""
+    by_hand = [*core, *map(Case.parse, HUGE)]
+    made = cover(space(), 3, covered=rows(by_hand), cost=_cost)
+    return _distinct([*by_hand, *map(realize.case, made)])
+
+
+def _cost(levels: realize.Levels) -> float:
+    return OVERHEAD + seconds(realize.case(levels)) + BLIND_SECONDS * len(BLIND & set(levels.values()))
+
+
+def _distinct(cases: Iterable[Case]) -> list[Case]:
+    return list(dict.fromkeys(cases))
+
+
+def rows(cases: Iterable[Case]) -> Iterator[Row]:
+    """What cases cover: their levels, those that the axes know."""
+    known = {axis.name: frozenset(axis.levels) for axis in AXES}
+    for case in cases:
+        yield {name: some & known[name] for name, some in realize.levels(case).items()}
+
+
+def missing_boundaries(cases: Iterable[Case]) -> list[dict[str, str]]:
+    """The boundary relations that none of the cases has."""
+    covered = list(rows(cases))
+    return [
+        part for part in boundaries() if not any(all(level in row[k] for k, level in part.items()) for row in covered)
+    ]
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def text(tier: str, cases: Iterable[Case]) -> str:
+    """A manifest: cases of the same specialisation of a kernel stand together."""
+    lines = [f"# The {tier} tier: see conformance/tiers.py, and write it with python -m conformance.tiers --write."]
+    for (causal, dtype, dim), some in groupby(sorted(cases, key=_specialisation), lambda c: _specialisation(c)[:3]):
+        lines += ["", f"# {'causal' if causal else 'non-causal'}, {dtype}, head dimension {dim}"]
+        lines += [case.id for case in some]
+    return "\n".join(lines) + "\n"
+
+
+def _specialisation(case: Case) -> tuple:
+    return case.causal, case.dtype, case.head_dim, case.page_size, case.gqa_ratio, case.kv_heads, case.id
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Say what the tiers hold and cover; with --write, make the manifests first. 0, or 1 if something is not covered."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.tiers", description="What the tiers hold.")
+    parser.add_argument("--write", action="store_true", help="make conformance/manifests/core.txt and full.txt again")
+    if parser.parse_args(arguments).write:
+        made = {"core": core()}
+        made["full"] = full(made["core"])
+        for tier, cases in made.items():
+            (Path(__file__).parent / "manifests" / f"{tier}.txt").write_text(text(tier, cases))
+    lacking = 0
+    for tier in ("smoke", "core", "full"):
+        cases = manifest.cases(tier)
+        lacks = {
+            "boundary relations": missing_boundaries(cases) if tier != "smoke" else [],
+            "legal pairs": uncovered(space(), rows(cases), 2) if tier != "smoke" else [],
+            "legal triples": uncovered(space(), rows(cases), 3) if tier == "full" else [],
+        }
+        lacking += sum(map(len, lacks.values()))
+        minutes = sum(map(seconds, cases)) / 60
+        lacks_text = ", ".join(f"lacks {len(some)} {what}" for what, some in lacks.items() if some) or "complete"
+        print(f"{tier}: {len(cases)} cases, about {minutes:.0f} CPU minutes on the interpreter; {lacks_text}")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
