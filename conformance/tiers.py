@@ -52,7 +52,7 @@ HUGE = (
 OVERHEAD = 1.0
 """Seconds by which a case is dear at least: few dear ones against many cheap ones."""
 
-DEAR = 5.0
+DEAR = 6.0
 """A case of `core` that costs more is looked at again: are there cheaper levels that are as good?"""
 
 BLIND_SECONDS = 2.0
