@@ -100,8 +100,8 @@ def _seq_lens(levels: Levels, query_lens: tuple[int, ...], page: int, pick: Rand
     longest = pick.choice(some)
     fewest = fewest_other_keys(context, levels["queries"])
     lens = _runs(batch, lambda: pick.randint(fewest, min(longest, max(fewest, OTHERS_KEYS))), pick)
-    drafting = [b for b, m in enumerate(query_lens[:-1] or query_lens) if m == max(query_lens)]
-    first = drafting[0] if levels["queries"] in RAGGED else pick.choice(drafting)
+    may_be_longest = [b for b, m in enumerate(query_lens) if m == max(query_lens) and not (padded and b == batch - 1)]
+    first = pick.choice(may_be_longest)
     rest = [b for b in range(batch) if b != first]
     lens[first] = longest
     if padded:

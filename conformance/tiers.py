@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from conformance import manifest, realize
-from conformance.axes import AXES, BLIND, CAUSAL, space
+from conformance.axes import AXES, BLIND, CAUSAL, CONTEXT, DTYPE, PAGE, QUERIES, space
 from conformance.case import Case
 from conformance.cost import seconds
 from conformance.covering import Row, cover, uncovered
@@ -75,10 +75,18 @@ def boundaries() -> list[dict[str, str]]:
     return [part for part in every if space().complete(space().assignment(part)) is not None]
 
 
+def _alternating(parts: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Boundary relations in turn with inputs of either kind, needles or random, and either dtype."""
+    for part in parts:
+        turn = sum(axis.levels.index(part[axis.name]) for axis in (CONTEXT, PAGE, QUERIES))
+        dtype = DTYPE.levels[(turn // 2 + CAUSAL.levels.index(part["causal"])) % 2]
+        yield part | {"regime": ("needle", "random")[turn % 2], "dtype": dtype}
+
+
 def core() -> list[Case]:
     """Every boundary relation and every legal pair of levels."""
     by_hand = [*manifest.cases("smoke"), *map(Case.parse, REFUSALS)]
-    made = cover(space(), 2, covered=rows(by_hand), required=boundaries(), cost=_cost, dear=DEAR)
+    made = cover(space(), 2, covered=rows(by_hand), required=_alternating(boundaries()), cost=_cost, dear=DEAR)
     return _distinct([*by_hand, *map(realize.case, made)])
 
 
