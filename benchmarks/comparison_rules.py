@@ -37,13 +37,16 @@ class Answer:
     profile: RoundingProfile
 
 
+Passes = Callable[[Answer], bool]
+
+
 @dataclass(frozen=True)
 class Rule:
     """A comparison rule with the inputs of its test; `passes` says whether that test would pass."""
 
     name: str
     draw: Draw
-    passes: Callable[[Answer], bool]
+    passes: Passes
 
     @property
     def source(self) -> str:
@@ -56,10 +59,10 @@ RULES: list[Rule] = []
 OURS = "ours"
 
 
-def rule(name: str, *draws: Draw) -> Callable[[Callable[[Answer], bool]], Callable[[Answer], bool]]:
+def rule(name: str, *draws: Draw) -> Callable[[Passes], Passes]:
     """Enter a rule into RULES, once for each way in which its inputs are drawn."""
 
-    def enter(passes: Callable[[Answer], bool]) -> Callable[[Answer], bool]:
+    def enter(passes: Passes) -> Passes:
         RULES.extend(Rule(name, draw, passes) for draw in draws)
         return passes
 

@@ -54,7 +54,7 @@ SMALL_NORMAL = Draw("0.1 x normal", numbers=lambda generator, shape: 0.1 * torch
 UNIFORM = Draw("uniform (-1, 1)", numbers=uniform(1.0))
 TINY = Draw("uniform (-0.001, 0.001)", numbers=uniform(1e-3))
 
-QUERIES, SEQUENCES, Q_HEADS, KV_HEADS, HEAD_DIM, PAGE = 4, 2, 8, 2, 64, 16
+QUERIES, SEQUENCES, Q_HEADS, KV_HEADS, HEAD_DIM, PAGE = 4, 2, 4, 2, 64, 16
 SHORT = 16
 """Keys of the short sequence of a ragged batch."""
 

@@ -96,15 +96,12 @@ def ragged_table(measured: Measured) -> str:
 
 
 def hidden_list(measured: Measured, hidden: list[tuple[str, str]]) -> str:
-    """The defects that no output of these calls shows, with what would."""
-    tried = {defect for defect, _ in hidden if not any(measured.even.counted(defect, n) for n in measured.lengths)}
-    lines = []
-    for defect in DEFECTS:
-        modes = [mode for name, mode in hidden if name == defect]
-        for mode in modes:
-            only = "" if defect in tried else f", {mode}"
-            lines.append(f"* {defect}{only}: {why_hidden(defect, mode)}")
-    return "\n".join(dict.fromkeys(lines)) or "None."
+    """The defects that no output of these calls shows, by what would show them."""
+    by_reason: dict[str, dict[str, None]] = {}
+    for defect, mode in hidden:
+        in_part = any(measured.even.counted(defect, n) for n in measured.lengths)
+        by_reason.setdefault(why_hidden(defect, mode), {})[f"{defect} ({mode})" if in_part else defect] = None
+    return "\n".join(f"* {reason}: {', '.join(defects)}" for reason, defects in by_reason.items()) or "None."
 
 
 def sources(rules: list[Rule]) -> str:
@@ -183,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
         for measured in measure(trials, lengths, seeds):  # noqa: B007
             pass
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted: {len(measured.lengths)} of {len(lengths)} lengths finished", file=sys.stderr)
     if measured.lengths:
         print(report(measured, trials, hidden))
     return 0 if measured.lengths == lengths else INCOMPLETE

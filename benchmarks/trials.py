@@ -69,7 +69,7 @@ class Measured:
 
 
 def answered(defect: Defect, problem: Problem) -> Answer | None:
-    """A kernel's answer, with the rounding that it declares; None where it read past its memory, which fails any test."""
+    """A kernel's answer, with the rounding it declares; None where it read past its memory, which fails any test."""
     try:
         return Answer(problem, *defect.answer(problem.case, problem.inputs))
     except IndexError:
