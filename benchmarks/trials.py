@@ -118,8 +118,9 @@ def why_hidden(name: str, mode: str) -> str:
 
 def measure(trials: list[Trial], lengths: list[int], seeds: int) -> Iterator[Measured]:
     """All rules over all trials, a length after the other: what is yielded is whole for the lengths it names."""
-    measured, started = Measured(seeds), time.monotonic()
+    measured, started, done = Measured(seeds), time.monotonic(), 0
     draws = list(dict.fromkeys(rule.draw for rule in RULES))
+    work = len(draws) * sum(map(_work, lengths))
     for length in lengths:
         even, long_only, both = Tally(), Tally(), Tally()
         for draw in draws:
@@ -127,11 +128,18 @@ def measure(trials: list[Trial], lengths: list[int], seeds: int) -> Iterator[Mea
                 _try_all(even, trials, draw, length, seed)
                 if any(rule.draw is draw for rule in RAGGED_RULES):
                     _try_ragged(long_only, both, trials, draw, length, seed)
-            print(f"{time.monotonic() - started:6.0f} s  {length} keys, {draw.name}", file=sys.stderr, flush=True)
+            done, spent = done + _work(length), time.monotonic() - started
+            left = spent * (work - done) / done
+            print(f"{spent:6.0f} s, about {left:.0f} s left: {length} keys, {draw.name}", file=sys.stderr, flush=True)
         for total, part in ((measured.even, even), (measured.long_only, long_only), (measured.both, both)):
             total.merge(part)
         measured.lengths.append(length)
         yield measured
+
+
+def _work(length: int) -> int:
+    """What a length costs, in keys: a call takes as long as some hundreds of them before it reads the first."""
+    return length + 500
 
 
 def _try_all(tally: Tally, trials: list[Trial], draw: Draw, length: int, seed: int) -> None:
