@@ -1,6 +1,6 @@
 """The comparison rules of other projects' attention tests, and ours, over the planted defects: what each would catch.
 
-    python -m benchmarks.peer_rules            about ten minutes on one core; tables in Markdown, progress to stderr
+    python -m benchmarks.peer_rules            a quarter of an hour on one core; tables in Markdown, progress to stderr
     python -m benchmarks.peer_rules --quick    two short lengths, one seed: seconds
 
 Exit code 0, or 3 where it was interrupted: the tables then hold the lengths that were finished.
