@@ -1,5 +1,6 @@
 """Running one case: inputs, backend, oracle, verdict."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +104,9 @@ def _status_of(error: BaseException) -> Status:
     lacks_operator = str(error).startswith("Could not run")  # torch's word for an operator that a device lacks
     if isinstance(error, Unsupported) or (isinstance(error, NotImplementedError) and not lacks_operator):
         return Status.UNSUPPORTED
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    ):
         return Status.RESOURCE
     return Status.ERROR
 
@@ -121,4 +124,6 @@ def _sentence(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    lines = str(error).strip().splitlines() or [""]
+    # Triton's compiler begins with the place, quotes the source, and says last what is wrong.
+    return lines[-1] if re.fullmatch(r"at \d+:\d+:", lines[0]) else lines[0]

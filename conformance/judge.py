@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conformance.case import Case
-from conformance.rounding import HALF_SUBNORMAL_SPACING, UNIT_ROUNDOFF, RoundingProfile
+from conformance.rounding import UNDERFLOW, UNIT_ROUNDOFF, RoundingProfile
 from conformance.status import Status
 from reference import Attention, RoundingSums
 
@@ -174,7 +174,7 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     scores = sums.weighted_score_v + o * sums.weighted_score[..., None]
     bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
-    bound += HALF_SUBNORMAL_SPACING[profile.p] * sums.visible_v + HALF_SUBNORMAL_SPACING[profile.out]
+    bound += UNDERFLOW[profile.p] * sums.visible_v + UNDERFLOW[profile.out]
     # tanh goes through two exponentials and a division in float32, an absolute error in units of the cap
     return bound + (8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * (sums.weighted_v + o)
 
@@ -194,8 +194,8 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     variance += case.head_dim * U32**2 * sums.squared_score_deviation
     variance += ((8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * sums.weighted_v).square()
     # An error uniform within +-h has mean square h^2 / 3.
-    variance += HALF_SUBNORMAL_SPACING[profile.p] ** 2 / 3 * sums.visible_v_squared
-    return variance + HALF_SUBNORMAL_SPACING[profile.out] ** 2
+    variance += UNDERFLOW[profile.p] ** 2 / 3 * sums.visible_v_squared
+    return variance + UNDERFLOW[profile.out] ** 2
 
 
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:

@@ -11,8 +11,9 @@ CACHE_DTYPES = ("e4m3fn", "e4m3fnuz", "e5m2")
 UNIT_ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
 """Largest relative error of rounding to nearest: half the spacing of numbers just above 1."""
 
-HALF_SUBNORMAL_SPACING = {"bf16": 2.0**-134, "fp16": 2.0**-25, "fp32": 2.0**-150}
-"""Largest absolute error of rounding a number below the smallest normal one."""
+UNDERFLOW = {"bf16": 2.0**-126, "fp16": 2.0**-25, "fp32": 2.0**-126}
+"""Largest absolute error of a number below the smallest normal one: half the spacing of float16's subnormal numbers.
+Those of float32, which the arithmetic is done in, GPUs flush to zero, and so those of bfloat16, which are the same."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from conformance.case import Case
 from conformance.dispatch import AttentionLayer, MetadataBuilder, ScheduledBatch, forward
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
+from conformance.status import Unsupported
 from conformance.targets import Target
 
 TARGETS = ("interpreter", "gpu")
@@ -23,19 +24,27 @@ ENTRY_POINTS = {
 }
 """Where a kernel lives, in the layout since 2026-01 and before, and its name."""
 
+FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
+"""The float8 that an arch computes with: what a server stores in its cache there, and AITER takes."""
+
 _kernels: dict[str, Callable[..., Any]] = {}
+_arch: list[str] = []
 
 
 def prepare(source: AiterSource | None, target: Target) -> None:
     """Import the kernels. Raises AiterNotFound or AiterNotLoadable."""
     if source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+    _arch[:] = [target.arch]
     for name, (modules, function) in ENTRY_POINTS.items():
         _kernels[name] = load_kernel(source, target, modules, function)
 
 
 def attend(case: Case, inputs: Inputs) -> Answer:
     """One decode step as vLLM takes it: build the metadata, then forward."""
+    for arch, fp8 in FP8.items():
+        if arch in _arch and case.cache_dtype not in ("", fp8):
+            raise Unsupported(f"a float8 cache on {arch} is {fp8}, not {case.cache_dtype}")
     uniform = len(set(case.query_lens)) == 1
     batch = ScheduledBatch(
         query_start_loc=inputs.query_start_loc,

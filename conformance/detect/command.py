@@ -16,6 +16,7 @@ from pathlib import Path
 
 from conformance import manifest, record
 from conformance.case import Case
+from conformance.check import Check
 from conformance.detect import equivalents, kernels, operators
 from conformance.detect.equivalents import BadEquivalent
 from conformance.detect.kernels import KERNELS, KernelModule, NoKernels
@@ -168,7 +169,7 @@ def _described(
 ) -> dict[str, str]:
     """What two runs must have in common for one to continue the other's record."""
     texts = "".join(f"{module.name}\n{module.text}" for module in modules)
-    keys = "\n".join(map(record.digest, cases))
+    keys = "\n".join(record.digest(Check(case)) for case in cases)
     return {
         "AITER": system.name,
         "kernels": _digest(texts),

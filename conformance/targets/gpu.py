@@ -15,8 +15,11 @@ AMD_ONLY_OPTIONS = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack", "
 """Launch options that Triton's HIP backend alone knows; its CUDA backend refuses them as unknown arguments."""
 
 
-SHORTEST_DOT = "N >= 1 and K >= "
-"""From Triton's sentence about the shapes of `tl.dot`; its HIP backend has no such limit."""
+AMD_ALONE = {
+    "N >= 1 and K >= ": "NVIDIA has no tl.dot of fewer than 16 terms, AMD has: run it elsewhere",
+    "type fp8e4b8 not supported in this architecture": "NVIDIA has no e4m3fnuz, AMD has: run it elsewhere",
+}
+"""What Triton's compiler says, in part, of that which AMD's GPUs have and NVIDIA's have not, and what we say of it."""
 
 
 def activate() -> Target:
@@ -64,8 +67,10 @@ def _launch_amd_kernels_on_cuda() -> None:
         try:
             return launch(self, *args, **{name: value for name, value in options.items() if name not in foreign})
         except CompilationError as error:
-            if SHORTEST_DOT in f"{error} {error.__cause__}":
-                raise Unsupported("NVIDIA has no tl.dot of fewer than 16 terms, AMD has: run it elsewhere") from error
+            said = f"{error} {error.__cause__}"
+            for part, sentence in AMD_ALONE.items():
+                if part in said:
+                    raise Unsupported(sentence) from error
             raise
 
     JITFunction.run = run
