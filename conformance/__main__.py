@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from conformance import __version__, backends, environment, manifest
-from conformance.axes import AXES
-from conformance.case import REGIMES, BadCase
+from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     limit.add_argument("--cases", type=_positive(int), metavar="N", help="stop after so many cases (default: Ctrl-C)")
     limit.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after so long")
     fuzz.add_argument("--seed", type=int, metavar="N", help="draw the same cases again")
-    fuzz.add_argument("--avoid", action="append", default=[], metavar="LEVEL",
+    fuzz.add_argument("--avoid", action="append", default=[], metavar="KIND",
                       help="draw no case of this kind: short, padded, poison.tails, ...; may be repeated")  # fmt: skip
     fuzz.add_argument("-v", action="store_true", dest="show", help="print each case before it runs, in case it kills")
 
@@ -134,15 +133,17 @@ def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _fuzz(options: argparse.Namespace, _: list[str]) -> int:
     try:
-        from conformance.fuzz import WITHOUT_END, Fuzz
+        from conformance.fuzz import AVOIDABLE, WITHOUT_END, Fuzz
     except ModuleNotFoundError as e:
         if e.name != "hypothesis":
             raise
         print("conformance: fuzz needs Hypothesis: python -m pip install hypothesis", file=sys.stderr)
         return BAD_USAGE
-    known = {level for axis in AXES for level in axis.levels} | set(REGIMES)
-    if unknown := [level for level in options.avoid if level not in known]:
-        print(f"conformance: no axis has a level {unknown[0]!r}", file=sys.stderr)
+    if unknown := [level for level in options.avoid if level not in AVOIDABLE]:
+        print(
+            f"conformance: no kind of case is called {unknown[0]!r}: there are {', '.join(sorted(AVOIDABLE))}",
+            file=sys.stderr,
+        )
         return BAD_USAGE
     system = choose(options.backend, options.target, options.aiter)
     for line in header_lines(system, f"tier {manifest.FUZZ}"):

@@ -6,6 +6,7 @@ A legal assignment is made a case by `conformance.realize.case`; `conformance.re
 from collections.abc import Iterator
 from functools import cache
 
+from conformance.block_tables import FIRST_HIGH_PAGE
 from conformance.case import LAYOUTS, REGIMES
 from conformance.contexts import CONTEXTS, lengths
 from conformance.layouts import page_stride
@@ -117,9 +118,10 @@ def _number(level: str) -> float:
 def _lengths_exist() -> Iterator[Constraint]:
     lengths_of = (CONTEXT, QUERIES, PAGE)
     yield rule(
-        "no context is shorter than a single query, and a page of one key has no inside", lengths_of,
+        "no context is shorter than a single query, and a page of one key has no inside",
+        lengths_of,
         lambda *levels: bool(possible_lengths(*levels)),
-    )  # fmt: skip
+    )
     yield rule(
         "the tail of a last page needs a longest sequence that does not fill it",
         (*lengths_of, REGIME),
@@ -134,27 +136,30 @@ def _lengths_exist() -> Iterator[Constraint]:
     )
     yield rule(
         "an entry past a sequence's end needs a wider table, a padded row, or a sequence of fewer pages",
-        (*lengths_of, REGIME, PAGE_ORDER, BATCH, TABLE, PADDING),
-        lambda context, queries, page, _, order, batch, *__: (
-            context == "empty"
-            or (batch != "1"
-            and bool(possible_lengths(context, queries, page, page_order=order, fewer_pages=True, batch=batch)))
-        ),
+        (*lengths_of, PAGE_ORDER, BATCH, REGIME, TABLE, PADDING),
+        lambda *levels: levels[0] == "empty" or _one_has_fewer_pages(*levels[:5]),
         where={"regime": ["poison.table"], "table": ["1x"], "padding": ["none"]},
-    )  # fmt: skip
+    )
+
+
+def _one_has_fewer_pages(context: str, queries: str, page: str, page_order: str, batch: str) -> bool:
+    fewer = possible_lengths(context, queries, page, page_order=page_order, fewer_pages=True, batch=batch)
+    return batch != "1" and bool(fewer)
 
 
 def _batches_are_large_enough() -> Iterator[Constraint]:
     yield rule(
         "query lengths that differ need two sequences, and three where one is padding and one has no query",
         (QUERIES, BATCH, PADDING),
-        lambda queries, batch, padding: int(batch) >= (3 if queries == "absent" and padding == "padded" else 2),
+        lambda queries, batch, padding: int(batch) >= (3 if (queries, padding) == ("absent", "padded") else 2),
         where={"queries": RAGGED},
     )
     yield rule(
-        "padding needs a sequence that is none", (PADDING, BATCH), lambda _, batch: batch != "1",
+        "padding needs a sequence that is none",
+        (PADDING, BATCH),
+        lambda _, batch: batch != "1",
         where={"padding": ["padded"]},
-    )  # fmt: skip
+    )
     yield rule(
         "pages are shared by two sequences that are no padding",
         (PAGE_ORDER, BATCH, PADDING),
@@ -164,34 +169,55 @@ def _batches_are_large_enough() -> Iterator[Constraint]:
 
 
 def _nothing_is_without_effect() -> Iterator[Constraint]:
-    empty = {"context": ["empty"]}
-    yield rule("where every sequence is empty, none is padding", (CONTEXT, PADDING), lambda _, p: p == "none",
-               where=empty)  # fmt: skip
-    yield rule("a window over no keys cuts nothing", (CONTEXT, WINDOW), lambda _, w: w == "none", where=empty)
-    yield rule("values that no key has cannot be changed", (CONTEXT, REGIME), lambda _, r: r in KEYLESS_REGIMES,
-               where=empty)  # fmt: skip
-    yield rule("no page is shared where no key is", (CONTEXT, PAGE_ORDER), lambda _, o: o != "shared", where=empty)
-    yield rule("a causal query sees nothing to its right: a right side alone is no window", (CAUSAL, WINDOW),
-               lambda causal, window: (causal, window) != ("causal", "right"))  # fmt: skip
-    yield rule("no non-causal kernel has softcap, ALiBi, sinks or a smaller cache: a few refusals are listed by hand",
-               (CAUSAL, FEATURE), lambda causal, feature: causal == "causal" or feature == "none")  # fmt: skip
+    for why, axis, levels in (
+        ("where every sequence is empty, none is padding", PADDING, ["none"]),
+        ("a window over no keys cuts nothing", WINDOW, ["none"]),
+        ("values that no key has cannot be changed", REGIME, KEYLESS_REGIMES),
+        ("no page is shared where no key is", PAGE_ORDER, ["shuffled", "ascending", "high"]),
+    ):
+        yield rule(why, (CONTEXT, axis), lambda _, level, some=levels: level in some, where={"context": ["empty"]})
+    yield rule(
+        "a causal query sees nothing to its right: a right side alone is no window",
+        (CAUSAL, WINDOW),
+        lambda causal, window: (causal, window) != ("causal", "right"),
+    )
+    yield rule(
+        "no non-causal kernel has softcap, ALiBi, sinks or a smaller cache: a few refusals are listed by hand",
+        (CAUSAL, FEATURE),
+        lambda causal, feature: causal == "causal" or feature == "none",
+    )
 
 
 def _what_is_affordable() -> Iterator[Constraint]:
-    rows = [((QUERIES,), longest_draft), ((RATIO,), _number), ((KV_HEADS,), _number), ((HEAD_DIM,), _number)]
-    bytes_of_rows = ((LAYOUT, KV_HEADS, HEAD_DIM), row_bytes)
-    yield budget("an output has at most 2^22 elements", MOST_OUTPUT, [*rows, ((BATCH,), _number)])
-    yield budget("the oracle takes at most 2^30 multiplications for the scores", MOST_WORK, [
-        ((CONTEXT, PAGE, QUERIES), lambda c, p, q: _enough_keys(c, p, q) * longest_draft(q)), *rows[1:]])  # fmt: skip
-    yield budget("the longest sequence's keys and values take at most 64 MiB", MOST_BYTES, [
-        ((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") + int(p)), bytes_of_rows])  # fmt: skip
-    yield budget("the other sequences' keys and values take at most 64 MiB", MOST_BYTES, [
-        ((BATCH,), _number), ((PAGE,), lambda page: int(page) + OTHERS_KEYS), bytes_of_rows])  # fmt: skip
-    yield budget("a cache with page ids above 65,535 takes at most 128 MiB", 2 * MOST_BYTES, [
-        ((PAGE_ORDER,), lambda order: 65_536 if order == "high" else 0), ((PAGE,), _number), bytes_of_rows])  # fmt: skip
-    yield budget("a block table has at most 2^22 entries", MOST_ENTRIES, [
-        ((TABLE,), _number), ((BATCH,), _number), ((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") / int(p) + 1)
-    ])  # fmt: skip
+    heads = [((axis,), _number) for axis in (RATIO, KV_HEADS, HEAD_DIM)]
+    batch, page, table = (((axis,), _number) for axis in (BATCH, PAGE, TABLE))
+    per_key = ((LAYOUT, KV_HEADS, HEAD_DIM), row_bytes)
+    yield budget("an output has at most 2^22 elements", MOST_OUTPUT, [((QUERIES,), longest_draft), *heads, batch])
+    yield budget(
+        "the oracle takes at most 2^30 multiplications for the scores",
+        MOST_WORK,
+        [((CONTEXT, PAGE, QUERIES), lambda c, p, q: _enough_keys(c, p, q) * longest_draft(q)), *heads],
+    )
+    yield budget(
+        "the longest sequence's keys and values take at most 64 MiB",
+        MOST_BYTES,
+        [((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") + int(p)), per_key],
+    )
+    yield budget(
+        "the other sequences' keys and values take at most 64 MiB",
+        MOST_BYTES,
+        [batch, ((PAGE,), lambda p: int(p) + OTHERS_KEYS), per_key],
+    )
+    yield budget(
+        "page ids above 65,535 take caches of at most 128 MiB",
+        2 * MOST_BYTES,
+        [((PAGE_ORDER,), lambda order: FIRST_HIGH_PAGE if order == "high" else 0), page, per_key],
+    )
+    yield budget(
+        "a block table has at most 2^22 entries",
+        MOST_ENTRIES,
+        [table, batch, ((CONTEXT, PAGE), lambda c, p: _enough_keys(c, p, "32") / int(p) + 1)],
+    )
 
 
 @cache

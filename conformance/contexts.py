@@ -8,7 +8,7 @@ TILE = 64
 """Kernels go through the keys in tiles of at most so many, and split them at tiles."""
 
 THRESHOLD = 512
-"""Up to so many keys unified attention takes its 2-D kernel; above, a 3-D one that cuts them into 8 segments or more."""
+"""Up to so many keys unified attention takes its 2-D kernel; above, mostly a 3-D one that cuts them into segments."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a case costs on Triton's interpreter, roughly: the programs that its kernel starts and the tiles they go through.
+"""What a case costs on Triton's interpreter, roughly: the programs that its kernel starts and their tiles.
 
 Measured on one CPU core with AITER 0.1.20; within a factor of two or so for most cases, and used to choose the cheaper
 of two cases that cover the same.

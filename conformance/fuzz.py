@@ -9,12 +9,14 @@ from time import monotonic
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from conformance import realize
+from conformance.axes import AXES
 from conformance.case import Case
 from conformance.cost import seconds
 from conformance.drawing import cases
 from conformance.execute import run
 from conformance.failure import text
 from conformance.judge import Verdict
+from conformance.rounding import CACHE_DTYPES
 from conformance.status import Status
 from conformance.summary import duration
 from conformance.system import System
@@ -27,6 +29,13 @@ SHRINKING = 120.0
 """Seconds after which the smallest failure that was found so far is good enough."""
 
 REPORT_EVERY = 10.0
+
+AVOIDABLE = frozenset(
+    level for axis in AXES for level in axis.levels if level[0].isalpha() and level != "none"
+) | {f"cache.{dtype}" for dtype in CACHE_DTYPES}  # fmt: skip
+"""What a case may be told by: levels that have a name of their own."""
+
+SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 WITHOUT_END = 2**31 - 1
 
@@ -65,7 +74,7 @@ class Fuzz:
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=SLOW_IS_FINE,
             report_multiple_bugs=False,
             print_blob=False,
         )

@@ -34,7 +34,7 @@ class Constraint:
         if dimensions not in self._projections:  # from one that is a dimension larger, and is kept too
             dropped = next(d for d in range(len(self.axes)) if d not in dimensions)
             larger = tuple(sorted((*dimensions, dropped)))
-            self._projections[dimensions] = self.onto(larger).any(axis=larger.index(dropped))
+            self._projections[dimensions] = np.asarray(self.onto(larger).any(axis=larger.index(dropped)))
         return self._projections[dimensions]
 
 
@@ -126,7 +126,7 @@ def rule(
 
 
 def budget(why: str, most: float, sizes: Sequence[tuple[Sequence[Axis], Callable[..., float]]]) -> Constraint:
-    """The product of sizes, each a function of the levels of one or more axes, is at most `most`; no axis comes twice."""
+    """The product of sizes, each a function of the levels of one or more axes, is at most `most`."""
     axes = [axis for some, _ in sizes for axis in some]
     total = np.ones(())
     for some, size in sizes:

@@ -137,7 +137,7 @@ def _specialisation(case: Case) -> tuple:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Say what the tiers hold and cover; with --write, make the manifests first. 0, or 1 if something is not covered."""
+    """Say what the tiers hold; with --write, make the manifests first. Returns 1 if something is missing, else 0."""
     parser = argparse.ArgumentParser(prog="python -m conformance.tiers", description="What the tiers hold.")
     parser.add_argument("--write", action="store_true", help="make conformance/manifests/core.txt and full.txt again")
     if parser.parse_args(arguments).write:
