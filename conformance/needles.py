@@ -43,7 +43,10 @@ def plant(case: Case, q: Tensor, k: Tensor, table: Tensor, k_descale: float) -> 
 
 
 def _targets(case: Case, b: int) -> Tensor:
-    """The position at which each (query, head) of a sequence points, int64 [m, Hq]: neighbours take different ones."""
+    """The position at which each (query, head) of a sequence points, int64 [m, Hq]: neighbours take different ones.
+
+    One row of every sequence points at its last key, which in a causal draft the last query alone may see.
+    """
     row = torch.arange(case.q_heads) + b
     targets = []
     for i in range(case.query_lens[b]):
@@ -51,6 +54,7 @@ def _targets(case: Case, b: int) -> Tensor:
         third = row // 3
         targets.append(torch.where(row % 3 == 2, cuts[third % len(cuts)], edges[(row - third) % len(edges)]))
         row = row + case.q_heads
+    targets[-1][0] = case.seq_lens[b] - 1
     return torch.stack(targets)
 
 

@@ -28,12 +28,12 @@ def ids(case: Case) -> str:
 # -- the bits ----------------------------------------------------------------------------------------------------------
 
 DIGESTS = {
-    "decode-noncausal-bf16-b2-q16-h8:2-d128-p16-kv100+260-packed-needle": "dae5c6c1b2c6f65b",
-    "decode-causal-fp16-b3-q6+0+2-h4:2-d64-p16-kv90+20+33-contiguous-needle": "fd6a7991bc338e64",
+    "decode-noncausal-bf16-b2-q16-h8:2-d128-p16-kv100+260-packed-needle": "289df4f769682948",
+    "decode-causal-fp16-b3-q6+0+2-h4:2-d64-p16-kv90+20+33-contiguous-needle": "767dc4b6b7388d17",
     "decode-noncausal-fp16-b2-q17-h4:1-d64-p32-kv160+161-packed-random": "804b77facb9cabce",
     "decode-noncausal-fp16-b1-q4-h6:1-d128-p8-kv96-interleaved-random": "120d443587b9b962",
     "decode-causal-bf16-b1-q9-h5:1-d96-p1-kv70-contiguous-random": "9e72ec0da51a2b7f",
-    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv150+40-w20:4-table2x-interleaved-needle": "fad96fe736c07ca6",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv150+40-w20:4-table2x-interleaved-needle": "169de88fba84c00d",
     "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.pages": "021f67a132dea3ff",
     "decode-causal-fp16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails": "55c4a4f3657dbc8a",
     "decode-causal-bf16-b2-q1-h4:2-d64-p16-kv700+37-contiguous-poison.garbage": "ff47373225877394",
@@ -42,11 +42,11 @@ DIGESTS = {
     "decode-causal-fp16-b2-q4-h4:2-d64-p16-kv100+37-sinks-packed-random": "d3a6b198582cf13d",
     "decode-noncausal-bf16-b2-q8-h6:2-d80-p16-kv100+37-padded-shifted": "280031b6926dc42c",
     "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "cb6cb9f4065e9cfb",
-    "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "5633f6908ae646e5",
+    "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "367616ec619501ca",
     "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv100+37+60-pages.shared-packed-onehot": "5432201c7fc7cf90",
     "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "1622222577680c2f",
     "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-table2x-packed-poison.table": "edc022d2e00064c2",
-    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "0b528537fcf6c2b9",
+    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "3733ee2d881e423e",
     "decode-causal-fp16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-poison.garbage": "294465723176a1fb",
     "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e5m2-packed-shifted": "be1a0e4526671f05",
 }

@@ -139,6 +139,13 @@ def test_needles_lie_wherever_kernels_go_wrong(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", NEEDLES, ids=ids)
+def test_every_sequence_has_a_needle_at_its_last_key(case: Case) -> None:
+    """However few its rows are; the last query sees it unless a window to the right is cut off before it."""
+    last = {b for b in range(case.batch) if case.query_lens[b] and case.seq_lens[b]}
+    assert {row.b for row in pointing(case) if row.j == case.seq_lens[row.b] - 1 and row.visible} == last
+
+
+@pytest.mark.parametrize("case", NEEDLES, ids=ids)
 def test_the_values_under_needles_are_distinct(case: Case) -> None:
     """Or the output would not name the key that was read."""
     made = make(case)
