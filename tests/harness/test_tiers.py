@@ -6,6 +6,7 @@ changes an axis, a constraint or what is made of a level changes one of the two.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from itertools import groupby, product
 
@@ -57,13 +58,15 @@ def test_the_text_of_full_is_in_order() -> None:
 
 
 def test_a_case_that_the_space_would_not_make_is_seen() -> None:
-    """The check of `full` sees a length, a window or a batch that is another."""
-    made = next(case for case in cases("full") if is_made_from_levels(case) and case.batch == 3 and max(case.seq_lens))
-    changed = made.id.replace(f"-d{made.head_dim}-", f"-d{made.head_dim + 1}-")
-    assert not is_made_from_levels(Case.parse(changed))
-    lens = "+".join(map(str, (1, *made.seq_lens[1:])))
-    others = Case.parse(made.id.split("-kv")[0] + f"-kv{lens}-packed-random")
-    assert not is_made_from_levels(others)
+    """The check of `full` sees a length, a window or a head dimension that is another."""
+    made = next(
+        case
+        for case in cases("full")
+        if case.batch == 3 and case.page_order == "shuffled" and max(case.window) > 0 and is_made_from_levels(case)
+    )
+    assert not is_made_from_levels(replace(made, head_dim=made.head_dim + 1))
+    assert not is_made_from_levels(replace(made, window=tuple(side + (side > 0) for side in made.window)))
+    assert not is_made_from_levels(replace(made, seq_lens=(*made.seq_lens[:-1], made.seq_lens[-1] + 1)))
 
 
 # -- complete ----------------------------------------------------------------------------------------------------------
