@@ -92,8 +92,9 @@ def make(case: Case) -> Inputs:
     page = (case.page_size, case.kv_heads, case.head_dim)
     k, v = (_normal(bits, (pages.pool, *page), cache_dtype, scale) for scale in (k_descale, v_descale))
     q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), dtype)
+    sinks = _normal(bits, (case.q_heads,), torch.float32) if case.sinks else None
     scale, heads, garbage = 1 / math.sqrt(case.head_dim), case.q_heads, regimes.garbage(cache_dtype)
-    regimes.apply(case, regimes.Values(q, k, v, k_descale, v_descale, garbage), pages, scale)
+    regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, scale)
     k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
     per_head = torch.ones(case.batch, case.kv_heads)
@@ -107,7 +108,7 @@ def make(case: Case) -> Inputs:
         scale=scale,
         # Press, Smith & Lewis, "Train Short, Test Long" (2022): a geometric sequence over the heads
         alibi_slopes=torch.tensor([2.0 ** (-8 * h / heads) for h in range(1, heads + 1)]) if case.alibi else None,
-        sinks=_normal(bits, (case.q_heads,), torch.float32) if case.sinks else None,
+        sinks=sinks,
         k_descale=per_head * k_descale if case.cache_dtype else None,
         v_descale=per_head * v_descale if case.cache_dtype else None,
     )

@@ -8,7 +8,7 @@
 | `poison.garbage` | huge finite values there | a stale row that is given weight |
 | `poison.table` | table entries past a sequence's end are out of range | a page looked up that is not there |
 | `shifted` | every key of a query gets the same logit on top, -150 to 150 | exponentials without the row maximum |
-| `large` | queries ten times as large | weights near 0 and 1, rescaling of the accumulator |
+| `large` | queries and sinks ten times as large, V 256 times | weights near 0 and 1, a clamped output |
 | `constant` | V is one vector a KV head | weights that do not sum to 1 |
 | `onehot` | row j of V is 1 at dim j + head, modulo D, and 0 elsewhere | the weight of single keys |
 """
@@ -32,18 +32,23 @@ SHIFT_KEY = 16.0
 """What every key holds in the column that carries the shift; exact in every dtype."""
 
 LARGE = 10.0
+"""Times as large: logits, and sinks."""
+
+LARGE_V = 256.0
+"""Times as large: values, and so an output that only 16 bits hold; a smaller cache cannot hold them."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What q and the pages hold before they are laid out, changed in place.
+    """What q, sinks and the pages hold before these are laid out, changed in place.
 
-    q [T, Hq, D]; k and v [pool, page_size, Hkv, D], as stored: a descale multiplies them.
+    q [T, Hq, D]; sinks [Hq] or None; k and v [pool, page_size, Hkv, D], as stored: a descale multiplies them.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
+    sinks: Tensor | None
     k_descale: float
     v_descale: float
     garbage: float
@@ -70,7 +75,7 @@ def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
     elif regime == "shifted":
         _shift(values, scale)
     elif regime == "large":
-        values.q.mul_(LARGE)
+        _enlarge(case, values)
     elif regime == "constant":
         values.v[rows.keys] = values.v[0, 0].clone()
     elif regime == "onehot":
@@ -104,6 +109,14 @@ def _shift(values: Values, scale: float) -> None:
     offset = LARGEST_SHIFT * (2 * ((steps * 0.6180339887498949) % 1) - 1)  # spread evenly, whatever their number
     values.q[..., 0] = (offset / (scale * SHIFT_KEY)).to(values.q.dtype)
     values.k[..., 0] = SHIFT_KEY / values.k_descale
+
+
+def _enlarge(case: Case, values: Values) -> None:
+    values.q.mul_(LARGE)
+    if values.sinks is not None:
+        values.sinks.mul_(LARGE)
+    if not case.cache_dtype:
+        values.v.mul_(LARGE_V)
 
 
 def _one_hot(values: Values, rows: _Rows) -> None:

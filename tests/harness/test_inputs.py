@@ -41,7 +41,7 @@ DIGESTS = {
     "decode-causal-bf16-b2-q4-h8:2-d64-p16-kv100+37-alibi-packed-random": "50fa5ee087021e99",
     "decode-causal-fp16-b2-q4-h4:2-d64-p16-kv100+37-sinks-packed-random": "d3a6b198582cf13d",
     "decode-noncausal-bf16-b2-q8-h6:2-d80-p16-kv100+37-padded-shifted": "280031b6926dc42c",
-    "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "cb6cb9f4065e9cfb",
+    "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "6740c0c73aece86f",
     "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "367616ec619501ca",
     "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv100+37+60-pages.shared-packed-onehot": "5432201c7fc7cf90",
     "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "1622222577680c2f",

@@ -117,12 +117,19 @@ def test_shifted_logits_differ_by_the_same_offset_for_all_keys_of_a_query(dtype:
     torch.testing.assert_close(exact(case, made).out, exact(case, unshifted).out, rtol=1e-12, atol=1e-12)
 
 
-def test_large_queries_are_ten_times_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case.parse(f"decode-noncausal-bf16-{SHAPE}-packed-large")
+@pytest.mark.parametrize("cache", ["", "cache.e5m2-"])
+def test_large_values_are_as_much_larger_as_they_can_be(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case.parse(f"decode-causal-fp16-{SHAPE}-sinks-{cache}packed-large")
     made, plain = make(case), before_regime(case, monkeypatch)
+    assert made.sinks is not None
+    assert plain.sinks is not None
     assert torch.equal(made.q, plain.q * 10)
-    assert torch.equal(made.k_cache, plain.k_cache)
-    assert torch.equal(made.v_cache, plain.v_cache)
+    assert torch.equal(made.sinks, plain.sinks * 10)
+    assert torch.equal(made.k_cache.float(), plain.k_cache.float())
+    assert torch.equal(made.v_cache.float(), plain.v_cache.float() * (1 if cache else 256))
+    out = exact(case, made).out
+    assert float(out.abs().max()) < torch.finfo(torch.float16).max
+    assert cache or float(out.abs().max()) > torch.finfo(torch.float8_e4m3fn).max
 
 
 @pytest.mark.parametrize("cache", ["", "cache.e5m2-"])
