@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.drawn_inputs import (
+    LARGE,
     NEEDLE,
     NORMAL,
     NORMAL_E4M3,
     NORMAL_FP16,
+    SHIFTED,
     SMALL_NORMAL,
     TINY,
     UNIFORM,
@@ -195,7 +197,7 @@ def flashinfer_amd(answer: Answer) -> bool:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-@rule(OURS, NORMAL, NORMAL_FP16, NEEDLE)
+@rule(OURS, NORMAL, NORMAL_FP16, NEEDLE, SHIFTED, LARGE)
 def ours(answer: Answer) -> bool:
     """As in conformance.judge: a bound for every element, noise of every row and of the case, lse if given."""
     verdict = judge(answer.problem.case, answer.problem.want, answer.out, answer.lse, answer.profile)

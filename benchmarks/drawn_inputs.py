@@ -48,6 +48,8 @@ def uniform(reach: float) -> Numbers:
 
 NORMAL = Draw("normal")
 NEEDLE = Draw("needle", regime="needle")
+SHIFTED = Draw("shifted", regime="shifted")
+LARGE = Draw("large", regime="large")
 NORMAL_FP16 = Draw("normal, fp16", dtype="fp16")
 NORMAL_E4M3 = Draw("normal, K and V in e4m3", stored=torch.float8_e4m3fn)
 SMALL_NORMAL = Draw("0.1 x normal", numbers=lambda generator, shape: 0.1 * torch.randn(shape, generator=generator))

@@ -10,14 +10,12 @@ import torch
 
 from benchmarks.comparison_rules import OURS, RAGGED_RULES, RULES, Answer, Rule
 from benchmarks.drawn_inputs import CALLS, NEEDLE, NORMAL, NORMAL_FP16, QUERIES, Call, Draw, Problem
+from tests.harness.correct import CORRECT
 from tests.harness.defects import DEFECTS, Defect
-from tests.harness.flash import Flash
+from tests.harness.flash import Fault, Flash
 
 PROBE = 512
 """The length at which a defect's call is chosen."""
-
-CORRECT = (Flash(), Flash(rounds_q=True), Flash(tile=16, splits=3), Flash(splits=5, rounds_q=True))
-"""Kernels that no rule may fail: with and without q rounded, in tiles and in splits."""
 
 POISON = ("poison.tails", "poison.pages", "poison.garbage")
 
@@ -74,7 +72,7 @@ def answered(defect: Defect, problem: Problem) -> Answer | None:
     """A kernel's answer, with the rounding it declares; None where it read past its memory, which fails any test."""
     try:
         return Answer(problem, *defect.answer(problem.case, problem.inputs))
-    except IndexError:
+    except Fault:
         return None
 
 
@@ -159,7 +157,7 @@ def _try_all(tally: Tally, trials: list[Trial], draw: Draw, length: int, seed: i
 
 def _correct_kernels(problem: Problem, call: Call) -> Iterator[Answer]:
     """All of them on plain calls; elsewhere the one that defects are made from will do."""
-    for kernel in CORRECT if call.name == "plain" else ():
+    for kernel in CORRECT.values() if call.name == "plain" else ():
         yield Answer(problem, *kernel(problem.case, problem.inputs), kernel.profile(problem.case))
 
 
