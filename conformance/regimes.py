@@ -9,7 +9,7 @@
 | `poison.table` | table entries past a sequence's end are out of range | a page looked up that is not there |
 | `shifted` | every key of a query gets the same logit on top, -150 to 150 | exponentials without the row maximum |
 | `large` | queries and sinks ten times as large, V 256 times | weights near 0 and 1, a clamped output |
-| `constant` | V is one vector a KV head | weights that do not sum to 1 |
+| `constant` | V is one vector a KV head, the first query 0 | weights that do not sum to 1, or a maximum of 0 |
 | `onehot` | row j of V is 1 at dim j + head, modulo D, and 0 elsewhere | the weight of single keys |
 """
 
@@ -78,6 +78,7 @@ def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
         _enlarge(case, values)
     elif regime == "constant":
         values.v[rows.keys] = values.v[0, 0].clone()
+        values.q[0] = 0.0
     elif regime == "onehot":
         _one_hot(values, rows)
 

@@ -109,3 +109,14 @@ def test_a_kernel_that_is_never_twice_the_same_passes_each_time() -> None:
     answers = [attend(case, inputs) for _ in range(4)]
     assert all(judge(case, want, x.out, x.lse, x.profile).status is Status.PASS for x in answers)
     assert not any(torch.equal(x.out, y.out) for x, y in pairwise(answers))
+
+
+def test_rows_that_are_one_sample_count_once() -> None:
+    """With one dim, and the shift in it, all scores of a query are alike: 32 heads give one answer, rounded one way."""
+    case = Case.parse("decode-noncausal-bf16-b3-q14-h32:1-d1-p1-kv480+504+57-w100:inf-pages.shared-interleaved-shifted")
+    inputs, want = problem(case)
+    kernel = CORRECT["P in float32, tiles of 128"]
+    verdict = judge(case, want, *kernel(case, inputs), kernel.profile(case))
+    assert verdict.status is Status.PASS, verdict
+    assert verdict.figures is not None
+    assert verdict.figures.noise > case_noise_limit(case.tokens * case.q_heads), "the case shows nothing"

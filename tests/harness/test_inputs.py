@@ -44,7 +44,7 @@ DIGESTS = {
     "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "6740c0c73aece86f",
     "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "367616ec619501ca",
     "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv100+37+60-pages.shared-packed-onehot": "5432201c7fc7cf90",
-    "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "1622222577680c2f",
+    "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "523f1fc1cb114585",
     "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-table2x-packed-poison.table": "edc022d2e00064c2",
     "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "3733ee2d881e423e",
     "decode-causal-fp16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-poison.garbage": "294465723176a1fb",

@@ -148,6 +148,8 @@ def test_constant_values_make_a_constant_output(order: str, cache: str) -> None:
     torch.testing.assert_close(out[:5], want.expand(5, -1, -1), rtol=1e-12, atol=0)
     torch.testing.assert_close(out[10:], want.expand(5, -1, -1), rtol=1e-12, atol=0)
     assert not out[5:10].any()
+    assert not made.q[0].any()
+    assert bool(made.q[1:].any(-1).all())
 
 
 @pytest.mark.parametrize("cache", ["", "cache.e4m3fnuz-"])
