@@ -33,6 +33,9 @@ K_DESCALE, V_DESCALE = 0.25, 0.5
 """Of a cache in a smaller dtype than q: powers of two, so that a dequantised value is exact; and not alike, so that one
 taken for the other shows."""
 
+GUARD_ROWS = 8
+"""Before and behind q: as many as leave it aligned to 16 bytes, which Triton compiles for, at any head dimension."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -99,7 +102,7 @@ def make(case: Case) -> Inputs:
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
     per_head = torch.ones(case.batch, case.kv_heads)
     return Inputs(
-        q=q,
+        q=_amid_nan(q),
         k_cache=k_cache,
         v_cache=v_cache,
         block_table=pages.block_table(case),
@@ -112,6 +115,13 @@ def make(case: Case) -> Inputs:
         k_descale=per_head * k_descale if case.cache_dtype else None,
         v_descale=per_head * v_descale if case.cache_dtype else None,
     )
+
+
+def _amid_nan(q: Tensor) -> Tensor:
+    """The same queries with rows of NaN before and behind: what a kernel reads there shows, whatever memory holds."""
+    rows = torch.full((len(q) + 2 * GUARD_ROWS, *q.shape[1:]), torch.nan, dtype=q.dtype)
+    rows[GUARD_ROWS:-GUARD_ROWS] = q
+    return rows[GUARD_ROWS:-GUARD_ROWS]
 
 
 def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype, descale: float = 1.0) -> Tensor:

@@ -58,6 +58,17 @@ def test_inputs_are_the_same_bits_for_ever(name: str) -> None:
     assert make(Case.parse(name)).digest()[:16] == DIGESTS[name]
 
 
+def test_queries_lie_amid_nan_aligned_as_triton_compiles_for() -> None:
+    q = make(Case.parse("decode-causal-bf16-b2-q3-h3:1-d72-p16-kv100+37-packed-random")).q
+    before, behind = q.storage_offset(), q.storage_offset() + q.numel()
+    memory = q.as_strided((q.untyped_storage().nbytes() // q.itemsize,), (1,), 0)
+    assert before * q.itemsize % 16 == 0
+    assert 0 < before < behind < len(memory)
+    assert memory[:before].isnan().all()
+    assert memory[behind:].isnan().all()
+    assert q.isfinite().all()
+
+
 def test_the_golden_cases_cover_every_way_of_making_inputs() -> None:
     golden = [Case.parse(name) for name in DIGESTS]
     known = {
