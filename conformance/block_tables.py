@@ -61,6 +61,27 @@ def assign(case: Case, bits: np.random.PCG64) -> Pages:
     return Pages(table, owned, used + SPARE_PAGES, _first(case))
 
 
+@dataclass(frozen=True)
+class KeyRows:
+    """Bool [pages, page_size]: which rows hold a key, and which are the tail of a last page."""
+
+    keys: Tensor
+    tails: Tensor
+    position: Tensor  # int64, of each row that holds a key
+
+    @classmethod
+    def of(cls, case: Case, table: Tensor, pages: int) -> "KeyRows":
+        """Those of so many pages, as a block table [B, W] names them."""
+        count = torch.zeros(pages, dtype=torch.int64)  # rows of each page that hold a key
+        at = torch.zeros(pages, dtype=torch.int64)  # position of each page's first row
+        for row, n, used in zip(table.long(), case.seq_lens, case.pages, strict=True):
+            first = torch.arange(used) * case.page_size
+            count[row[:used]], at[row[:used]] = (n - first).clamp(max=case.page_size), first
+        within = torch.arange(case.page_size)
+        keys = within < count[:, None]
+        return cls(keys, ~keys & (count[:, None] > 0), at[:, None] + within)
+
+
 def _first(case: Case) -> int:
     if case.page_order == "high":
         return FIRST_HIGH_PAGE

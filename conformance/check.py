@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
 
 from conformance import manifest
 from conformance.case import BadCase, Case
@@ -41,20 +40,8 @@ class Check:
 def of_tier(tier: str) -> list[Check]:
     """Everything that a tier checks: its cases, then relations. Raises BadTier."""
     cases = manifest.cases(tier)
-    related = [*_handpicked(), *drawn(cases, OF_A_TIER[tier])]
+    related = [*manifest.entries("relations.txt", Check.parse), *drawn(cases, OF_A_TIER[tier])]
     return [*map(Check, cases), *dict.fromkeys(related)]
-
-
-def _handpicked() -> list[Check]:
-    text = files("conformance").joinpath("manifests", "relations.txt").read_text()
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if word := line.split("#")[0].strip():
-            try:
-                found.append(Check.parse(word))
-            except BadCase as e:
-                raise manifest.BadTier(f"relations.txt, line {number}: {e}") from e
-    return found
 
 
 def drawn(cases: list[Case], count: int) -> list[Check]:

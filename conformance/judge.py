@@ -180,8 +180,7 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
     bound += UNDERFLOW[profile.p] * sums.visible_v + UNDERFLOW[profile.out]
-    # tanh goes through two exponentials and a division in float32, an absolute error in units of the cap
-    return bound + (8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * (sums.weighted_v + o)
+    return bound + _absolute_score_error(want, case)[..., None] * (sums.weighted_v + o)
 
 
 def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
@@ -197,7 +196,7 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     # float32 work: accumulation, and scores whose error, relative to A, is about u_32 sqrt(D) rather than (D + 8) u_32
     variance += (2.0**-22 * sums.weighted_v).square()
     variance += case.head_dim * U32**2 * sums.squared_score_deviation
-    variance += ((8 * U32 * case.softcap + _bias_error(want, case)[..., None]) * sums.weighted_v).square()
+    variance += (_absolute_score_error(want, case)[..., None] * sums.weighted_v).square()
     # An error uniform within +-h has mean square h^2 / 3.
     variance += UNDERFLOW[profile.p] ** 2 / 3 * sums.visible_v_squared
     return variance + UNDERFLOW[profile.out] ** 2
@@ -205,9 +204,7 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
 
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
-    scores = (
-        _score_roundoff(profile, case) * _sums(want).weighted_score + 8 * U32 * case.softcap + _bias_error(want, case)
-    )
+    scores = _score_roundoff(profile, case) * _sums(want).weighted_score + _absolute_score_error(want, case)
     return scores + 2.0**-20 + 4 * U32 * want.lse.abs()
 
 
@@ -223,17 +220,20 @@ def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
     return u_q + (case.head_dim + 8) * U32
 
 
-def _bias_error(want: Attention, case: Case) -> Tensor:
-    """Absolute error of a score by its ALiBi bias, where that is positive: [T, 1].
+def _absolute_score_error(want: Attention, case: Case) -> Tensor:
+    """Error of a score that does not scale with A_k, [T or 1, 1]: a softcap's tanh, and a positive ALiBi bias.
 
-    A bias b errs by at most 4 u_32 |b|: slope and log2(e) are rounded, and so are their product, that with the distance
-    and the sum. To the left of a query a large |b| takes the weight away; to the right, up to the last query or the
-    window's edge, it adds weight. Slopes are below 1.
+    tanh goes through two exponentials and a division in float32, an absolute error in units of the cap. A bias b errs
+    by at most 4 u_32 |b|: slope and log2(e) are rounded, and so are their product, that with the distance and the sum.
+    To the left of a query a large |b| takes the weight away; to the right, up to the last query or the window's edge,
+    it adds weight. Slopes are below 1.
     """
-    reach = [m - 1 - i for m in case.query_lens for i in range(m)]
-    right = 0 if case.causal or not case.alibi else case.window[1]
-    distance = want.lse.new_tensor(reach)[:, None]
-    return 4 * U32 * (distance if right < 0 else distance.clamp(max=right))
+    cap = want.lse.new_full((1, 1), 8 * U32 * case.softcap)
+    if case.causal or not case.alibi:
+        return cap
+    distance = want.lse.new_tensor([m - 1 - i for m in case.query_lens for i in range(m)])[:, None]
+    right = case.window[1]
+    return cap + 4 * U32 * (distance if right < 0 else distance.clamp(max=right))
 
 
 def malformed(case: Case, out: Tensor, lse: Tensor | None) -> str:

@@ -1,8 +1,12 @@
 """Tiers: committed lists of case ids, one a line. How they are composed is in `conformance.tiers`."""
 
+from collections.abc import Callable
 from importlib.resources import files
+from typing import TypeVar
 
 from conformance.case import BadCase, Case
+
+Entry = TypeVar("Entry")
 
 TIERS = ("smoke", "core", "full")
 """Those that have a manifest, each with all cases of the one before."""
@@ -21,12 +25,17 @@ def cases(tier: str) -> list[Case]:
         raise BadTier(f"tier {FUZZ} has no list: its cases are drawn by python -m conformance {FUZZ}")
     if tier not in TIERS:
         raise BadTier(f"unknown tier {tier!r}: there is {', '.join((*TIERS, FUZZ))}")
-    text = files("conformance").joinpath("manifests", f"{tier}.txt").read_text()
+    return entries(f"{tier}.txt", Case.parse)
+
+
+def entries(name: str, parse: Callable[[str], Entry]) -> list[Entry]:
+    """What `parse` makes of each line of a manifest, comments aside. Raises BadTier where it raises BadCase."""
+    text = files("conformance").joinpath("manifests", name).read_text()
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if word := line.split("#")[0].strip():
             try:
-                found.append(Case.parse(word))
+                found.append(parse(word))
             except BadCase as e:
-                raise BadTier(f"{tier}.txt, line {number}: {e}") from e
+                raise BadTier(f"{name}, line {number}: {e}") from e
     return found

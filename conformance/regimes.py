@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conformance.block_tables import Pages
+from conformance.block_tables import KeyRows, Pages
 from conformance.case import Case
 from conformance.needles import plant
 
@@ -61,7 +61,7 @@ def garbage(dtype: torch.dtype) -> float:
 
 def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
     """Make random values those of the case's regime."""
-    regime, rows = case.regime, _Rows.of(case, pages)
+    regime, rows = case.regime, KeyRows.of(case, pages.table, pages.pool)
     if regime == "needle":
         plant(case, values.q, values.k, pages.table, values.k_descale)
     elif regime == "poison.pages":
@@ -83,26 +83,6 @@ def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
         _one_hot(values, rows)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Bool [pool, page_size]: which rows hold a key, and which are the tail of a last page."""
-
-    keys: Tensor
-    tails: Tensor
-    position: Tensor  # int64, of each row that holds a key
-
-    @classmethod
-    def of(cls, case: Case, pages: Pages) -> "_Rows":
-        count = torch.zeros(pages.pool, dtype=torch.int64)  # rows of each page that hold a key
-        at = torch.zeros(pages.pool, dtype=torch.int64)  # position of each page's first row
-        for row, n, used in zip(pages.table.long(), case.seq_lens, case.pages, strict=True):
-            first = torch.arange(used) * case.page_size
-            count[row[:used]], at[row[:used]] = (n - first).clamp(max=case.page_size), first
-        within = torch.arange(case.page_size)
-        keys = within < count[:, None]
-        return cls(keys, ~keys & (count[:, None] > 0), at[:, None] + within)
-
-
 def _shift(values: Values, scale: float) -> None:
     """One column of q and k makes the offset: the same for all keys of a query, another for each query and head."""
     tokens, heads, _ = values.q.shape
@@ -120,7 +100,7 @@ def _enlarge(case: Case, values: Values) -> None:
         values.v.mul_(LARGE_V)
 
 
-def _one_hot(values: Values, rows: _Rows) -> None:
+def _one_hot(values: Values, rows: KeyRows) -> None:
     _, _, heads, head_dim = values.v.shape
     dim = (rows.position[..., None] + torch.arange(heads)) % head_dim  # [pool, page_size, Hkv]
     rows_of_one = torch.nn.functional.one_hot(dim[rows.keys], head_dim) / values.v_descale

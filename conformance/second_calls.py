@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conformance import regimes
-from conformance.block_tables import OUT_OF_RANGE, assign
+from conformance.block_tables import OUT_OF_RANGE, KeyRows, assign
 from conformance.case import Case
 from conformance.inputs import Inputs
 from conformance.layouts import caches
@@ -72,18 +72,18 @@ def resized(case: Case, inputs: Inputs, bits: np.random.PCG64) -> Call:
 
 def poisoned_pages(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     """NaN in pages that no sequence owns; those that unused table entries name are among them."""
-    keys = _key_rows(case, inputs)
+    keys = _key_rows(case, inputs).keys
     return _spoiled(case, inputs, ~keys.any(1)[:, None].expand_as(keys), torch.nan)
 
 
 def poisoned_tails(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     """NaN after each last key, as far as its page goes."""
-    return _spoiled(case, inputs, _tails(case, inputs), torch.nan)
+    return _spoiled(case, inputs, _key_rows(case, inputs).tails, torch.nan)
 
 
 def garbage_tails(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     """Huge finite values there."""
-    return _spoiled(case, inputs, _tails(case, inputs), regimes.garbage(inputs.k_cache.dtype))
+    return _spoiled(case, inputs, _key_rows(case, inputs).tails, regimes.garbage(inputs.k_cache.dtype))
 
 
 def poisoned_table(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
@@ -101,18 +101,8 @@ def _spoiled(case: Case, inputs: Inputs, rows: Tensor, value: float) -> Call:
     return Call(case, inputs)
 
 
-def _key_rows(case: Case, inputs: Inputs) -> Tensor:
-    """Bool [blocks, page_size]: the rows that hold a key of some sequence."""
-    keys = torch.zeros(inputs.k_cache.shape[:2], dtype=torch.bool)
-    for row, n in zip(inputs.block_table.long(), case.seq_lens, strict=True):
-        at = torch.arange(n)
-        keys[row[at // case.page_size], at % case.page_size] = True
-    return keys
-
-
-def _tails(case: Case, inputs: Inputs) -> Tensor:
-    keys = _key_rows(case, inputs)
-    return ~keys & keys.any(1)[:, None]
+def _key_rows(case: Case, inputs: Inputs) -> KeyRows:
+    return KeyRows.of(case, inputs.block_table, len(inputs.k_cache))
 
 
 # -- the same queries in other calls -----------------------------------------------------------------------------------

@@ -42,9 +42,9 @@ def prepare(source: AiterSource | None, target: Target) -> None:
 
 def attend(case: Case, inputs: Inputs) -> Answer:
     """One decode step as vLLM takes it: build the metadata, then forward."""
-    for arch, fp8 in FP8.items():
-        if arch in _arch and case.cache_dtype not in ("", fp8):
-            raise Unsupported(f"a float8 cache on {arch} is {fp8}, not {case.cache_dtype}")
+    (arch,) = _arch
+    if case.cache_dtype not in ("", FP8.get(arch, case.cache_dtype)):
+        raise Unsupported(f"a float8 cache on {arch} is {FP8[arch]}, not {case.cache_dtype}")
     uniform = len(set(case.query_lens)) == 1
     batch = ScheduledBatch(
         query_start_loc=inputs.query_start_loc,
