@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from conformance import graphs
 from conformance.check import Check
 from conformance.execute import run
 from conformance.failure import text
+from conformance.graphs import GraphRelation
 from conformance.judge import Verdict
 from conformance.record import digest
 from conformance.relate import relate
@@ -35,6 +37,8 @@ def of_check(check: Check, system: System, target: Target) -> Outcome:
     """Run a check in this process."""
     if check.relation is None:
         verdict = run(check.case, system.backend, target)
+    elif isinstance(check.relation, GraphRelation):
+        verdict = graphs.related(check.relation, check.case, system.backend, target)
     else:
         verdict = relate(check.relation, check.case, system.backend, target)
     return of_verdict(check, verdict, system, target.name)

@@ -60,8 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
-        config.stash[CHECKS] = checks
-        config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        config.stash[SYSTEM] = system = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        # What a target cannot show is no part of its tier; asked for by name, it says so.
+        config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
             bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
