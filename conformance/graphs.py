@@ -58,8 +58,8 @@ def related(relation: GraphRelation, case: Case, backend: Backend, target: Targe
         return relation.run(case, backend, target)
     except KeyboardInterrupt:
         raise
-    except host_reads.HostRead as read:
-        return Verdict(Status.ERROR, str(read))
+    except (host_reads.HostRead, NotCaptured) as refusal:
+        return Verdict(Status.ERROR, str(refusal))
     except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included
         return verdict_on(error)
 
@@ -78,7 +78,7 @@ class Captured:
             for _ in range(WARM_UPS):
                 backend.answer(case, inputs)
             torch.cuda.current_stream().synchronize()
-            with _said_where("captured"), torch.cuda.graph(self._graph, pool=pool, stream=stream):  # type: ignore[arg-type]
+            with _capture_that_may_fail(), torch.cuda.graph(self._graph, pool=pool, stream=stream):  # type: ignore[arg-type]
                 self._answer = backend.answer(case, inputs)
         torch.cuda.synchronize()
 
@@ -94,15 +94,18 @@ class Captured:
 
 
 class NotCaptured(Exception):
-    """The call works, and fails where it is captured."""
+    """The call works, and fails where it is captured; the message says over what."""
 
 
 @contextmanager
-def _said_where(where: str) -> Iterator[None]:
+def _capture_that_may_fail() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise NotCaptured(f"the call works, and fails where it is {where}: {verdict_on(error).reason}") from error
+        first: BaseException = error  # the end of a capture complains of what went wrong before
+        while first.__context__ is not None:
+            first = first.__context__
+        raise NotCaptured(f"the call works, and fails where it is captured: {verdict_on(first).reason}") from error
 
 
 Steps = Callable[[Case, Inputs], Iterator[tuple[str, Case]]]
