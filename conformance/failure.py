@@ -3,12 +3,21 @@
 from torch import Tensor
 
 from conformance.case import Case
+from conformance.expectations import Expectation
 from conformance.judge import Verdict, Worst, locate
 from conformance.relations import Relation
 
 
-def text(case: Case, verdict: Verdict, name: str, target: str, repro: str, relation: Relation | None = None) -> str:
-    """What is wrong, where, and the command that shows it again."""
+def text(
+    case: Case,
+    verdict: Verdict,
+    name: str,
+    target: str,
+    repro: str,
+    relation: Relation | None = None,
+    expected: Expectation | None = None,
+) -> str:
+    """What is wrong, where, the command that shows it again, and which other failure was expected, if any."""
     path = f"{verdict.path}, " if verdict.path else ""
     check = f"{relation.name}/{case.id}" if relation else case.id
     lines = [f"{verdict.status}  {name} ({path}{target})   {check}"]
@@ -22,6 +31,8 @@ def text(case: Case, verdict: Verdict, name: str, target: str, repro: str, relat
         lines.append(f"  where   {where(case, verdict.wrong)}")
     if verdict.evidence:
         lines.append(f"  key     {verdict.evidence}")
+    if expected is not None:
+        lines.append(f"  entry   {expected.contradicted_by(verdict.status)}")
     return "\n".join([*lines, f"  repro   {repro}"])
 
 

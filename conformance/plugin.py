@@ -1,16 +1,17 @@
 """The pytest plugin that runs the suite: its options, its checks, and verdicts as the outcomes of tests."""
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from conformance import environment, manifest
-from conformance.bookkeeping import Bookkeeper
+from conformance import environment, expectations, manifest
+from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.execute import run
+from conformance.expectations import Applied, BadExpectations, Expectation
 from conformance.failure import text
 from conformance.judge import Verdict
 from conformance.record import BadRecord, digest
@@ -22,6 +23,7 @@ from conformance.targets import Target
 
 CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
+EXPECTED = pytest.StashKey[Applied]()
 LARGEST_FIGURE = 1e300
 """Stands for infinity, which JSON does not know."""
 
@@ -42,6 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run this case, or RELATION/ID, and no tier; may be repeated",
     )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
+    group.addoption(
+        "--expectations", action="append", metavar="FILE", default=[], help="more gaps that are known; may be repeated"
+    )
+    group.addoption("--no-expectations", action="store_true", help="leave out the list that comes with the suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,12 +59,25 @@ def pytest_configure(config: pytest.Config) -> None:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
         config.stash[CHECKS] = checks
         config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        _expect(config)
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], title, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
-    except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
+    except (BadCase, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
+
+
+def _expect(config: pytest.Config) -> None:
+    """Find which declared gap applies to which check; the command that runs one again names the same lists."""
+    system, ids = config.stash[SYSTEM], [check.id for check in config.stash[CHECKS]]
+    files, alone = config.option.expectations, config.option.no_expectations
+    entries = expectations.asked_for(system.backend.name, files, with_committed=not alone)
+    if not hasattr(config, "workerinput"):
+        expectations.refuse_idle(entries, ids)
+    config.stash[EXPECTED] = expectations.applying(entries, system, ids)
+    words = ["--no-expectations"] * alone + [word for file in files for word in ("--expectations", file)]
+    config.stash[SYSTEM] = replace(system, options=(*system.options, *words))
 
 
 def _asked_for(config: pytest.Config) -> bool:
@@ -103,6 +122,10 @@ class Declined(Exception):
     """A case that the backend does not serve, and says so."""
 
 
+class ExpectedGap(Exception):
+    """A failure that was declared, and fails no run; the message says why it is there."""
+
+
 @pytest.fixture(scope="session")
 def started(pytestconfig: pytest.Config) -> Target | str:
     """The target that the system under test runs on, or the sentence that says why it does not."""
@@ -126,25 +149,31 @@ def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[
             verdict = run(case, system.backend, started)
         else:
             verdict = relate(relation, case, system.backend, started)
-        request.node.user_properties += _properties(check, verdict)
+        expected = request.config.stash[EXPECTED].of(check.id)
+        request.node.user_properties += _properties(check, verdict, expected)
         if not request.config.stash.get(ENVIRONMENT_SENT, False):
             request.config.stash[ENVIRONMENT_SENT] = True
             request.node.user_properties.append(("environment", environment.describe(started)))
+        if expected and verdict.status is expected.status:
+            raise ExpectedGap(expected.because)
+        if expected or not verdict.status.conformant:
+            repro = system.repro(check.id)
+            raise Nonconformant(text(case, verdict, system.name, started.name, repro, relation, expected))
         if verdict.status is Status.UNSUPPORTED:
             raise Declined(verdict.reason)
-        if not verdict.status.conformant:
-            raise Nonconformant(text(case, verdict, system.name, started.name, system.repro(check.id), relation))
 
     return conform
 
 
-def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
+def _properties(check: Check, verdict: Verdict, expected: Expectation | None = None) -> Iterator[tuple[str, object]]:
     """The verdict as pytest carries it from a worker to the controller, and into a JUnit file."""
     yield "case", check.case.id
     if check.relation:
         yield "relation", check.relation.name
     yield "digest", digest(check)
     yield "status", str(verdict.status)
+    if expected:
+        yield "expected", expected.recorded
     for name in ("reason", "evidence", "path"):
         if text := getattr(verdict, name):
             yield name, text
@@ -158,7 +187,7 @@ def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A verdict's own text stands for the traceback; a declined case is no failure."""
+    """A verdict's own text stands for the traceback; a declined case is no failure, and an expected gap neither."""
     report = yield
     raised = call.excinfo.value if call.excinfo else None
     if isinstance(raised, Nonconformant):
@@ -166,4 +195,6 @@ def pytest_runtest_makereport(
     elif isinstance(raised, Declined):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, str(raised))
+    elif isinstance(raised, ExpectedGap):
+        expect_failure(report, str(raised))
     return report
