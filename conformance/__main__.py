@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
     for command in (run, doctor):
         command.add_argument("--expectations", action="append", metavar="FILE",
-                             help="more known gaps, beside those that come with the suite; may be repeated")  # fmt: skip
+                             help="known gaps, beside those that come with the suite; may be repeated")  # fmt: skip
         command.add_argument("--no-expectations", action="store_true", default=None,
                              help="leave out the list of gaps that comes with the suite")  # fmt: skip
     tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))

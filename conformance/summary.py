@@ -30,11 +30,10 @@ def header_lines(system: System, title: str) -> list[str]:
 
 def status_word(result: dict[str, Any]) -> str:
     """`ERROR`; `expected ERROR`; `PASS, not ERROR` where that was expected."""
+    status = result["status"]
     if "expected" not in result:
-        return result["status"]
-    return (
-        f"{result['status']}, not {result['expected']['status']}" if fails(result) else f"expected {result['status']}"
-    )
+        return status
+    return f"{status}, not {result['expected']['status']}" if fails(result) else f"expected {status}"
 
 
 def progress_word(result: dict[str, Any], done: int, planned: int, elapsed: float) -> str:
@@ -118,7 +117,7 @@ def _expected(results: Any) -> list[str]:
     for result in results:
         if expected := result.get("expected"):
             if fails(result):
-                wrong[f"{status_word(result)}, as {expected['entry']}, has it"] += 1
+                wrong[f"{status_word(result)} as {expected['entry']} says"] += 1
             else:
                 gaps[f"{status_word(result)}: {expected['reason']} ({expected['issue']})"] += 1
     return [f"{count} {what}" for some in (gaps, wrong) for what, count in some.items()]
