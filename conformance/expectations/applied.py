@@ -91,11 +91,14 @@ def _notes(by_check: dict[str, Expectation], unjudged: list[Expectation], system
 
 
 def _places(entries: Iterable[Expectation]) -> str:
-    """`aiter.toml, entries 1 and 3; mine.toml, entry 1`."""
+    """`aiter.toml, entries 1, 2 and 4; mine.toml, entry 1`."""
     numbers: dict[str, list[str]] = {}
-    for place in sorted({entry.place for entry in entries}):
+    for place in dict.fromkeys(entry.place for entry in entries):
         name, _, number = place.rpartition(", entry ")
         numbers.setdefault(name, []).append(number)
-    return "; ".join(
-        f"{name}, entr{'y' if len(some) == 1 else 'ies'} {' and '.join(some)}" for name, some in numbers.items()
-    )
+    return "; ".join(f"{name}, {_entries(some)}" for name, some in numbers.items())
+
+
+def _entries(numbers: list[str]) -> str:
+    *most, last = sorted(numbers, key=int)
+    return f"entries {', '.join(most)} and {last}" if most else f"entry {last}"
