@@ -29,7 +29,7 @@ def installed(version: str) -> AiterSource:
         ("0.1.21.dev46+ge4048607a", ["0.1.20", "0.1.19.post2"], ["0.1.21"], ["0.1.20.post1"]),
         ("0.1.14rc1.dev915+ge4048607a5", ["0.1.14rc0", "0.1.13"], ["0.1.14rc1", "0.1.14"], []),
         ("0.1.14.dev915+ge4048607a5", ["0.1.13"], ["0.1.14"], ["0.1.13.post1"]),
-        ("0.1.20.post2.dev1+gabc", ["0.1.20", "0.1.20.post1"], ["0.1.20.post2", "0.1.21"], []),
+        ("0.1.20.post2.dev1+gabc", ["0.1.19.post1", "0.1.20", "0.1.20.post1"], ["0.1.20.post2", "0.1.21"], []),
         ("unknown", ["0"], [], ["0.0.1", "0.1.16", "99"]),
     ],
 )
@@ -97,6 +97,12 @@ def test_in_a_repository_ancestry_says_more_than_a_version(
     for expected, boundaries in ((True, at_or_after), (False, before), (None, cannot_tell)):
         for boundary in boundaries:
             assert reached(source, Version(boundary)) is expected, boundary
+
+
+def test_tags_that_contradict_each_other_tell_nothing(history: Checkout) -> None:
+    history.git("tag", "v0.1.14", "main")
+    later = found(f"{history.path}@later")
+    assert [reached(later, Version(v)) for v in ("0.1.13", "0.1.15", "0.1.18")] == [True, None, False]
 
 
 def test_a_bare_commit_stands_where_its_branch_does(history: Checkout) -> None:

@@ -111,9 +111,12 @@ def test_a_run_that_fails_as_expected_conforms(start: Callable[..., Done], elsew
     assert re.search(r"1 passed, 3 expected in", done.out)
 
 
-def test_nothing_but_expected_gaps_is_no_failure_and_no_pass(start: Callable[..., Done], elsewhere: Path) -> None:
-    expecting(elsewhere / "mine.toml", "ERROR", "raises")
-    done = start("run", *ANSWERS, *chosen(case_of("raises")), "--expectations", "mine.toml", "-n", 1)
+@pytest.mark.parametrize(("behaviour", "status"), [("raises", "ERROR"), ("dies", "CRASH")])
+def test_nothing_but_expected_gaps_is_no_failure_and_no_pass(
+    start: Callable[..., Done], elsewhere: Path, behaviour: str, status: str
+) -> None:
+    expecting(elsewhere / "mine.toml", status, behaviour)
+    done = start("run", *ANSWERS, *chosen(case_of(behaviour)), "--expectations", "mine.toml", "-n", 1)
     assert done.code == 0, done.printed
     assert "1 of 1 cases run: 1 expected gap" in done.out
     assert re.search(r"^NOTHING PASSED: 1 expected gap\.$", done.out, re.MULTILINE)
