@@ -1,15 +1,18 @@
 """The pytest plugin that runs the suite: its options, its checks, and verdicts as the outcomes of tests."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 import pytest
 
-from conformance import environment, manifest
-from conformance.bookkeeping import Bookkeeper
+from conformance import environment, expectations, manifest
+from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
+from conformance.expectations import Applied, BadExpectations
+from conformance.failure import contradicted
 from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
@@ -21,6 +24,7 @@ from conformance.targets import Target
 
 CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
+EXPECTED = pytest.StashKey[Applied]()
 ENVIRONMENT_SENT = pytest.StashKey[bool]()
 
 
@@ -44,6 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--time-limit", type=_seconds, metavar="S", help="for an isolated check (default: 180 on a GPU, else 1800)"
     )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
+    group.addoption(
+        "--expectations", action="append", metavar="FILE", default=[], help="more gaps that are known; may be repeated"
+    )
+    group.addoption("--no-expectations", action="store_true", help="leave out the list that comes with the suite")
 
 
 def _seconds(word: str) -> float:
@@ -62,12 +70,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SYSTEM] = system = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
         # What a target cannot show is no part of its tier; asked for by name, it says so.
         config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
+        _expect(config)
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], title, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
-    except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
+    except (BadCase, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
+
+
+def _expect(config: pytest.Config) -> None:
+    """Find which declared gap applies to which check; the command that runs one again names the same lists."""
+    system, ids = config.stash[SYSTEM], [check.id for check in config.stash[CHECKS]]
+    files, alone = config.option.expectations, config.option.no_expectations
+    entries = expectations.asked_for(system.backend.name, files, with_committed=not alone)
+    if not hasattr(config, "workerinput"):
+        expectations.refuse_idle(entries, ids)
+    config.stash[EXPECTED] = expectations.applying(entries, system, ids)
+    words = ["--no-expectations"] * alone + [word for file in files for word in ("--expectations", file)]
+    config.stash[SYSTEM] = replace(system, options=(*system.options, *words))
 
 
 def _asked_for(config: pytest.Config) -> bool:
@@ -112,6 +133,10 @@ class Declined(Exception):
     """A case that the backend does not serve, and says so."""
 
 
+class ExpectedGap(Exception):
+    """A failure that was declared, and fails no run; the message says why it is there."""
+
+
 @pytest.fixture(scope="session")
 def started(pytestconfig: pytest.Config) -> Target | str:
     """The target that the system under test runs on, or the sentence that says why it does not."""
@@ -141,13 +166,20 @@ def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[C
             outcome, here = isolation.run(check), isolation.environment
         else:
             outcome, here = _in_this_process(check, config.stash[SYSTEM], request.getfixturevalue("started"))
+        expected, status = config.stash[EXPECTED].of(check.id), outcome.status
         request.node.user_properties.extend(outcome.result.items())
+        if expected:
+            request.node.user_properties.append(("expected", expected.recorded))
         if here and not config.stash.get(ENVIRONMENT_SENT, False):
             config.stash[ENVIRONMENT_SENT] = True
             request.node.user_properties.append(("environment", here))
-        if outcome.status is Status.UNSUPPORTED:
-            raise Declined(outcome.text)
-        if not outcome.status.conformant:
+        if expected and status is expected.status:
+            raise ExpectedGap(expected.because)
+        if expected:
+            raise Nonconformant(contradicted(outcome.text, expected, status))
+        if status is Status.UNSUPPORTED:
+            raise Declined(str(outcome.result["reason"]))
+        if not status.conformant:
             raise Nonconformant(outcome.text)
 
     return conform
@@ -163,7 +195,7 @@ def _in_this_process(check: Check, system: System, started: Target | str) -> tup
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A verdict's own text stands for the traceback; a declined case is no failure."""
+    """A verdict's own text stands for the traceback; a declined case is no failure, and an expected gap neither."""
     report = yield
     raised = call.excinfo.value if call.excinfo else None
     if isinstance(raised, Nonconformant):
@@ -171,4 +203,6 @@ def pytest_runtest_makereport(
     elif isinstance(raised, Declined):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, str(raised))
+    elif isinstance(raised, ExpectedGap):
+        expect_failure(report, str(raised))
     return report

@@ -9,7 +9,7 @@ import torch
 from conformance.targets import gpu, interpreter
 from conformance.targets.target import Target, TargetError
 
-__all__ = ["SPECS", "Target", "TargetError", "activate"]
+__all__ = ["SPECS", "Target", "TargetError", "activate", "find"]
 
 SPECS: dict[str, Callable[[], Target]] = {
     "gpu": gpu.activate,
@@ -34,6 +34,14 @@ def activate(spec: str) -> Target:
         one = f"this process runs on target {target.name}, and a process has one target"
         raise TargetError(f"{one}: start another for {spec}")
     return target
+
+
+def find(spec: str) -> Target:
+    """The target that `spec`, one of `SPECS`, would activate here, activating none; TargetError where there is none."""
+    kind, _, arch = spec.partition(":")
+    if kind == "gpu":
+        return gpu.find()
+    return Target(kind, arch or {"interpreter": interpreter.DEFAULT_ARCH}.get(kind, kind), torch.device("cpu"))
 
 
 def _names(spec: str, target: Target) -> bool:
