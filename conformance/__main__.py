@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.set_defaults(command=_fuzz)
     for command in (run, doctor, fuzz):
         command.add_argument("--backend", help="aiter, torch, or package.module:function")
-        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
+        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu")
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
     tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
     run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")

@@ -44,6 +44,16 @@ def of_tier(tier: str) -> list[Check]:
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 
+def to_build(checks: list[Check], *, chosen: bool) -> list[Check]:
+    """Of a tier's checks its cases: where no kernel runs there are no answers to compare. Raises BadCase for a relation
+    that somebody chose.
+    """  # fmt: skip
+    related = [check for check in checks if check.relation]
+    if chosen and related:
+        raise BadCase(f"a compile target builds cases, and has no answers that a relation could compare: {related[0].id}")
+    return [check for check in checks if not check.relation]
+
+
 def drawn(cases: list[Case], count: int) -> list[Check]:
     """`count` cases for each relation, causal and not in equal parts: those whose hash is lowest.
 

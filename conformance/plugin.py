@@ -9,7 +9,7 @@ import pytest
 from conformance import environment, manifest
 from conformance.bookkeeping import Bookkeeper
 from conformance.case import BadCase
-from conformance.check import Check, of_tier
+from conformance.check import Check, of_tier, to_build
 from conformance.execute import run
 from conformance.failure import text
 from conformance.judge import Verdict
@@ -18,7 +18,7 @@ from conformance.relate import relate
 from conformance.status import Status
 from conformance.summary import counted
 from conformance.system import NotReady, System, choose
-from conformance.targets import Target
+from conformance.targets import SPECS, Target
 
 CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that choose the system under test and the cases."""
     group = parser.getgroup("conformance", "conformance of paged attention")
     group.addoption("--backend", help="the system under test: aiter, torch, or package.module:function")
-    group.addoption("--target", help="where it runs: gpu, interpreter[:gfx942|gfx950] or cpu")
+    group.addoption("--target", help=f"where it runs, or is built for: {', '.join(SPECS)}")
     group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
     group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
     group.addoption(
@@ -51,8 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
-        config.stash[CHECKS] = checks
         config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        if config.stash[SYSTEM].only_builds:
+            checks = to_build(checks, chosen=bool(chosen))
+        config.stash[CHECKS] = checks
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
             bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
@@ -148,6 +150,8 @@ def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
     for name in ("reason", "evidence", "path"):
         if text := getattr(verdict, name):
             yield name, text
+    if verdict.kernels:
+        yield "kernels", [asdict(kernel) for kernel in verdict.kernels]
     figures = asdict(verdict.figures) if verdict.figures else {}
     for name, value in (figures | {"seconds": verdict.seconds}).items():
         if value is not None:
