@@ -29,5 +29,13 @@ def build(case: Case, backend: Backend) -> Verdict:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a compiler may raise anything, SystemExit included
-            verdict = verdict_on(error)
+            verdict = _verdict_on(error)
         return replace(verdict, seconds=perf_counter() - started, kernels=tuple(dict.fromkeys(kernels)))
+
+
+def _verdict_on(error: BaseException) -> Verdict:
+    """What an error means, with what is known of the launch it came from; a launch cannot decline a case."""
+    verdict, notes = verdict_on(error), getattr(error, "__notes__", ())
+    if notes and verdict.status is Status.UNSUPPORTED:
+        verdict = replace(verdict, status=Status.ERROR)
+    return replace(verdict, reason="; ".join((verdict.reason, *notes)))

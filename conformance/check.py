@@ -45,12 +45,13 @@ def of_tier(tier: str) -> list[Check]:
 
 
 def to_build(checks: list[Check], *, chosen: bool) -> list[Check]:
-    """Of a tier's checks its cases: where no kernel runs there are no answers to compare. Raises BadCase for a relation
-    that somebody chose.
-    """  # fmt: skip
+    """The cases among the checks: where no kernel runs there are no answers that a relation could compare.
+
+    Raises BadCase for a relation that somebody chose.
+    """
     related = [check for check in checks if check.relation]
     if chosen and related:
-        raise BadCase(f"a compile target builds cases, and has no answers that a relation could compare: {related[0].id}")
+        raise BadCase(f"a compile target has no answers, so no relation between them can be checked: {related[0].id}")
     return [check for check in checks if not check.relation]
 
 

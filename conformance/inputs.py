@@ -104,9 +104,10 @@ def make(case: Case) -> Inputs:
 
 
 def blank(case: Case) -> Inputs:
-    """The inputs of a case in all but value, for kernels that do not run: lengths and block table are real, q, caches
-    and sinks zero, and a cache takes no memory, whatever its size.
-    """  # fmt: skip
+    """The inputs of a case in all but value, for kernels that do not run: q, caches and sinks are zero.
+
+    Lengths and block table are real, for host code reads them; a cache takes no memory, whatever its size.
+    """
     dtype, cache_dtype = _dtypes(case)
     pages = assign(case, _bits(case))
     both = untouched(case.layout, pages.blocks, case.page_size, case.kv_heads, case.head_dim, cache_dtype)
