@@ -30,7 +30,7 @@ def build(case: Case, backend: Backend) -> Verdict:
             raise
         except BaseException as error:  # a compiler may raise anything, SystemExit included
             verdict = _verdict_on(error)
-        return replace(verdict, seconds=perf_counter() - started, kernels=tuple(dict.fromkeys(kernels)))
+        return replace(verdict, seconds=perf_counter() - started, kernels=tuple(kernels.values()))
 
 
 def _verdict_on(error: BaseException) -> Verdict:

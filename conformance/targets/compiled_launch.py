@@ -19,9 +19,9 @@ from triton.runtime.jit import JITFunction
 from conformance.targets.built_kernel import BuiltKernel
 
 _built: dict[str, BuiltKernel] = {}
-"""By Triton's own key of a specialisation."""
+"""By Triton's own key of a specialisation; so is what was launched lately."""
 
-_launched: list[BuiltKernel] = []
+_launched: dict[str, BuiltKernel] = {}
 
 
 class DoesNotFit(OutOfResources):
@@ -55,8 +55,9 @@ def build_instead_of_launching(arch: str) -> None:
                 error.add_note(f"the compiler printed: {said[0]}")
             raise
         if not warmup:
-            kernel = _built.setdefault(compiled.hash, BuiltKernel.of(compiled))
-            _launched.append(kernel)
+            if compiled.hash not in _built:
+                _built[compiled.hash] = BuiltKernel.of(compiled)
+            kernel = _launched[compiled.hash] = _built[compiled.hash]
             if lacks := kernel.lacks(arch):
                 raise DoesNotFit(lacks)
         return compiled
@@ -88,7 +89,7 @@ def _errors_printed(said: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def launched() -> Iterator[list[BuiltKernel]]:
-    """What is launched from here on, as it comes."""
+def launched() -> Iterator[dict[str, BuiltKernel]]:
+    """Each specialisation that is launched from here on, in the order of its first launch."""
     _launched.clear()
     yield _launched

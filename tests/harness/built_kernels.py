@@ -3,6 +3,9 @@
 Importing this module imports Triton, as a backend does once its target is active.
 """
 
+import resource
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -62,39 +65,43 @@ X, Y = (torch.zeros(65536) for _ in "xy")
 A, B = (torch.zeros(128 * 1024, dtype=torch.bfloat16) for _ in "ab")
 
 
+def launch(kernel: Any, *arguments: Any, **options: Any) -> None:
+    kernel[(1,)](*arguments, **options)
+
+
 def builds() -> None:
     for _ in range(2):
-        copy[(1,)](X, Y, N=1024)
-    product[(1,)](A, B, Y, 1024, N=64, TILE=64, num_stages=2, num_warps=8)
+        launch(copy, X, Y, N=1024)
+    launch(product, A, B, Y, 1024, N=64, TILE=64, num_stages=2, num_warps=8)
 
 
 def does_not_compile() -> None:
-    copy[(1,)](X, Y, N=1024)
-    copy[(1,)](X, Y, N=1000)
+    launch(copy, X, Y, N=1024)
+    launch(copy, X, Y, N=1000)
 
 
 def needs_much_lds() -> None:
-    product[(1,)](A, B, Y, 1024, N=128, TILE=64, num_stages=4, num_warps=8)
+    launch(product, A, B, Y, 1024, N=128, TILE=64, num_stages=4, num_warps=8)
 
 
 def spills() -> None:
-    centred[(1,)](X, Y, N=65536, num_warps=1)
+    launch(centred, X, Y, N=32768, num_warps=1)
 
 
 def has_too_many_threads() -> None:
-    copy[(1,)](X, Y, N=1024, num_warps=32)
+    launch(copy, X, Y, N=1024, num_warps=32)
 
 
 def does_not_assemble() -> None:
-    no_instruction[(1,)](X, Y, N=64)
+    launch(no_instruction, X, Y, N=64)
 
 
 def is_refused_at_launch() -> None:
-    refused[(1,)](X)
+    launch(refused, X)
 
 
 def tunes() -> None:
-    tuned[(1,)](A, B, Y, 1024, N=128, TILE=64)
+    launch(tuned, A, B, Y, 1024, N=128, TILE=64)
 
 
 def launches_nothing() -> None:
@@ -116,8 +123,14 @@ def by_page_size(case: Case, inputs: Inputs) -> torch.Tensor:
 
 
 def host_reads(case: Case, inputs: Inputs) -> torch.Tensor:
-    """Launches as many kernels as there are sequences, as host code that reads lengths might, on the caches."""
-    for b, keys in enumerate(inputs.seq_lens.tolist()):
-        first_page = inputs.k_cache[inputs.block_table[b, 0]]
-        copy[(1,)](first_page, inputs.v_cache, N=triton.next_power_of_2(keys))
+    """A kernel for each sequence, as host code that reads lengths and the block table launches it, on huge caches."""
+    for keys, page in zip(inputs.seq_lens.tolist(), inputs.block_table[:, 0].tolist(), strict=True):
+        launch(copy, inputs.k_cache[page], inputs.v_cache, N=triton.next_power_of_2(keys))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - MEMORY_BEFORE
+    if grown > GIB:
+        raise MemoryError(f"{grown} more than before the inputs were made")
     return inputs.q
+
+
+MEMORY_BEFORE, GIB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 2**20
+"""In KiB, as Linux counts."""
