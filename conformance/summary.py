@@ -100,14 +100,14 @@ def footer_lines(books: Bookkeeper) -> list[str]:
 
 
 def _of_kernels(results: list[dict[str, Any]]) -> list[str]:
-    """How many different kernels were built; and which takes most, of what, with a case that launches it."""
+    """How many kernels were built; and which takes most, of what, with a case that launches it."""
     cases: dict[BuiltKernel, str] = {}
     for result in results:
         for kernel in result.get("kernels", ()):
             cases.setdefault(BuiltKernel(**kernel), result["case"])
     if not cases:
         return []
-    lines = [f"{len(cases)} different kernels built"]
+    lines = [f"built {len(cases)} kernels that differ in name or figures"]
     for figure, shown in KERNEL_FIGURES.items():
         most = max(cases, key=lambda kernel: getattr(kernel, figure))
         value = getattr(most, figure)
