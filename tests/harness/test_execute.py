@@ -46,7 +46,7 @@ def verdict_on(attend: Callable[..., Any], case: Case = CASE) -> Verdict:
         (
             answers.out_of_lds,
             Status.RESOURCE,
-            "RuntimeError: out of resource: shared memory, Required: 98304, Hardw...",
+            "RuntimeError: out of resource: shared memory, Required: 98304, ...",
         ),
     ],
     ids=lambda x: x.__name__ if callable(x) else "",
