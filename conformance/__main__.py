@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.set_defaults(command=_fuzz)
     for command in (run, doctor, fuzz):
         command.add_argument("--backend", help="aiter, torch, or package.module:function")
-        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
+        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu")
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
     for command in (run, doctor):
         command.add_argument("--expectations", action="append", metavar="FILE",

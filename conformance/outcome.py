@@ -62,6 +62,8 @@ def _result(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
     for name in ("reason", "evidence", "path"):
         if said := getattr(verdict, name):
             yield name, said
+    if verdict.kernels:
+        yield "kernels", [asdict(kernel) for kernel in verdict.kernels]
     figures = asdict(verdict.figures) if verdict.figures else {}
     for name, value in (figures | {"seconds": verdict.seconds}).items():
         if value is not None:

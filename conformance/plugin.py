@@ -10,7 +10,7 @@ import pytest
 from conformance import environment, expectations, manifest
 from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
-from conformance.check import Check, of_tier
+from conformance.check import Check, of_tier, to_build
 from conformance.expectations import Applied, BadExpectations
 from conformance.failure import contradicted
 from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
@@ -20,7 +20,7 @@ from conformance.record import BadRecord
 from conformance.status import Status
 from conformance.summary import counted
 from conformance.system import NotReady, System, choose
-from conformance.targets import Target
+from conformance.targets import SPECS, Target
 
 CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that choose the system under test and the cases."""
     group = parser.getgroup("conformance", "conformance of paged attention")
     group.addoption("--backend", help="the system under test: aiter, torch, or package.module:function")
-    group.addoption("--target", help="where it runs: gpu, interpreter[:gfx942|gfx950] or cpu")
+    group.addoption("--target", help=f"where it runs, or is built for: {', '.join(SPECS)}")
     group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
     group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
     group.addoption(
@@ -68,6 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
         config.stash[SYSTEM] = system = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        if system.only_builds:
+            checks = to_build(checks, chosen=bool(chosen))
         # What a target cannot show is no part of its tier; asked for by name, it says so.
         config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
         _expect(config)

@@ -10,12 +10,24 @@ from conformance import __version__
 from conformance.record import fails
 from conformance.status import Status
 from conformance.system import System
+from conformance.targets.built_kernel import BuiltKernel
 
 if TYPE_CHECKING:
     from conformance.bookkeeping import Bookkeeper
 
 FIGURES = {"bound": "error/bound", "noise": "noise", "row_noise": "noise of a row", "lse": "lse error/bound"}
 """A result's figures, as a person reads them; the limits are in `conformance.judge`."""
+
+KERNEL_FIGURES = {
+    "lds": "largest LDS: {} bytes a workgroup",
+    "vgpr_spills": "most spilled VGPRs: {}",
+    "sgpr_spills": "most spilled SGPRs: {}",
+    "code": "largest code: {} bytes",
+}
+"""A built kernel's figures that a tier is told by; the limits are in `conformance.targets.built_kernel`."""
+
+LONGEST_NAME = 40
+"""Of a kernel, as shown here: some name all their constants."""
 
 
 def header_lines(system: System, title: str) -> list[str]:
@@ -25,6 +37,8 @@ def header_lines(system: System, title: str) -> list[str]:
         lines.append(f"AITER {system.source.described}, {system.source.root}")
     elif system.defaulted:
         lines.append("No AITER is installed: PyTorch's own attention stands in for it. This says nothing about AITER.")
+    if system.only_builds:
+        lines.append("Kernels are built and not run: this says nothing about their numbers.")
     return lines
 
 
@@ -73,11 +87,13 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     results, gaps = books.results, _gaps(books)
     counts = books.counts - Counter(gap["status"] for gap in gaps)
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
-    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} run: " + ", ".join(
+    done = "built" if books.system.only_builds else "run"
+    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
         [f"{counts[status]} {status}" for status in Status if counts[status]] + _counted_gaps(gaps))]  # fmt: skip
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)
     lines += _expected(results.values())
+    lines += _of_kernels([results[check] for check in books.planned if check in results])
     by_path = defaultdict(list)  # a relation's figures are of a difference, and have nothing to do with a case's
     for result in results.values():
         if result["status"] == Status.PASS and "bound" in result:
@@ -92,6 +108,23 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     if books.writer:
         lines.append(f"record: {books.writer.path}")
     return [*lines, _verdict(books)]
+
+
+def _of_kernels(results: list[dict[str, Any]]) -> list[str]:
+    """How many kernels were built; and which takes most, of what, with a case that launches it."""
+    cases: dict[BuiltKernel, str] = {}
+    for result in results:
+        for kernel in result.get("kernels", ()):
+            cases.setdefault(BuiltKernel(**kernel), result["case"])
+    if not cases:
+        return []
+    lines = [f"built {len(cases)} kernels that differ in name or figures"]
+    for figure, shown in KERNEL_FIGURES.items():
+        most = max(cases, key=lambda kernel: getattr(kernel, figure))
+        value = getattr(most, figure)
+        name = most.name if len(most.name) <= LONGEST_NAME else most.name[: LONGEST_NAME - 3] + "..."
+        lines.append(f"  {shown.format(value)}" + (f" ({name} of {cases[most]})" if value else ""))
+    return lines
 
 
 def _reasons(results: Any, status: Status) -> list[str]:

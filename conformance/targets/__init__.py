@@ -1,4 +1,4 @@
-"""Targets: where a Triton kernel runs. One per process, activated before Triton is imported."""
+"""Targets: where a Triton kernel runs, or is built for. One per process, activated before Triton is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from conformance.targets import gpu, interpreter
+from conformance.targets import compiled, gpu, interpreter
 from conformance.targets.target import Target, TargetError
 
 __all__ = ["SPECS", "Target", "TargetError", "activate", "find"]
@@ -16,6 +16,8 @@ SPECS: dict[str, Callable[[], Target]] = {
     "interpreter": interpreter.activate,
     "interpreter:gfx942": lambda: interpreter.activate("gfx942"),
     "interpreter:gfx950": lambda: interpreter.activate("gfx950"),
+    "compile:gfx942": lambda: compiled.activate("gfx942"),
+    "compile:gfx950": lambda: compiled.activate("gfx950"),
     "cpu": lambda: Target("cpu", "cpu", torch.device("cpu")),
 }
 

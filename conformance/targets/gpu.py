@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conformance.status import Unsupported
-from conformance.targets.target import Target, TargetError
+from conformance.targets.target import Target, TargetError, refuse_to_interpret
 
 AMD_ONLY_OPTIONS = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack", "schedule_hint", "allow_flush_denorm"})
 """Launch options that Triton's HIP backend alone knows; its CUDA backend refuses them as unknown arguments."""
@@ -24,10 +24,7 @@ AMD_ALONE = {
 
 def find() -> Target:
     """The GPU of this process; TargetError without one. Under pytest-xdist worker N takes GPU N modulo their number."""
-    if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y"):
-        raise TargetError(
-            "TRITON_INTERPRET is set, so that Triton would interpret on the CPU what target gpu is to run: unset it"
-        )
+    refuse_to_interpret("target gpu is to run")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         built = "for ROCm" if torch.version.hip else "for CUDA" if torch.version.cuda else "without GPU support"
