@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from conformance.detect import equivalents, kernels, operators
 from conformance.detect.equivalents import BadEquivalent
 from conformance.detect.kernels import KERNELS, KernelModule, NoKernels
 from conformance.detect.mutants import Mutant, mutants
-from conformance.detect.record import BadRecord, Record
+from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.report import Analysis, lines
 from conformance.detect.run import NotTheSame, Run
-from conformance.detect.trials import Laboratory
+from conformance.detect.trials import CannotJudge, Laboratory
 from conformance.system import System, choose
 from conformance.targets import Target, TargetError
 
@@ -34,6 +33,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Refused = (BadEquivalent, BadRecord, NoKernels)
 """What is refused before anything runs, each in one sentence."""
+
+Stopped = (CannotJudge, NotTheSame, RecordEnded)
+"""What ends an analysis before its end, each in one sentence."""
 
 
 class BadOption(Exception):
@@ -73,7 +75,7 @@ def main(options: argparse.Namespace) -> int:
     except (BadOption, *Refused) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return BAD_USAGE
-    except NotTheSame as error:
+    except Stopped as error:
         print(f"conformance: {error}", file=sys.stderr)
         return INCOMPLETE
 
@@ -100,9 +102,9 @@ def _main(options: argparse.Namespace) -> int:
     kept = Record(options.record, _described(options, system, target, modules, cases))
     print(f"{system.name} on {target.name}: {len(chosen)} mutants of {', '.join(sorted(texts))}", flush=True)
     analysis = Analysis(chosen, texts, kept.outcomes, equivalent, kept.cases)
-    with tempfile.TemporaryDirectory(prefix="conformance-detect-") as scratch, _terminated_as_interrupted():
+    with _terminated_as_interrupted():
         at_once = options.jobs or os.cpu_count() or 1
-        laboratory = Laboratory(system.backend, target, modules, {}, Path(scratch), options.least_time_limit, at_once)
+        laboratory = Laboratory(system.backend, target, modules, {}, options.least_time_limit, at_once)
         bounds = (options.max_seconds_per_case, options.max_mib_per_case, options.stop_after)
         run = Run(laboratory, kept, analysis, *bounds)
         try:
