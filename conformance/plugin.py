@@ -14,7 +14,7 @@ from conformance.check import Check, of_tier
 from conformance.isolate import MODES, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
-from conformance.record import BadRecord
+from conformance.record import BadRecord, try_to_write
 from conformance.status import Status
 from conformance.summary import counted
 from conformance.system import NotReady, System, choose
@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check what was asked for before anything is collected, so that a mistake is one sentence and not one a case."""
     if not _asked_for(config):
         return
+    if (report := config.getoption("xmlpath", None)) and not hasattr(config, "workerinput"):
+        _check_report(Path(report))
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
@@ -69,6 +71,15 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
     except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
+
+
+def _check_report(path: Path) -> None:
+    """Pytest would find at the end of a run that it cannot write its report, and lose the run's own end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # as pytest does
+        try_to_write(path)
+    except OSError as e:
+        raise pytest.UsageError(f"cannot write --junitxml {path}: {e.strerror}") from e
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -7,7 +7,6 @@ incomplete, and `read` says so.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +41,14 @@ def check_id(result: dict[str, Any]) -> str:
     return f"{result['relation']}/{result['case']}" if "relation" in result else result["case"]
 
 
+def try_to_write(path: Path) -> None:
+    """Raises OSError if `path` cannot be written; leaves what is there, or that nothing is there, as it was."""
+    is_new = not path.exists()
+    path.open("ab").close()
+    if is_new:
+        path.unlink()
+
+
 class Writer:
     """Writes a record line by line; a line is on disk as soon as its check is done.
 
@@ -59,8 +66,10 @@ class Writer:
                 raise BadRecord(f"{path} exists and is kept: delete it, or record somewhere else")
         except OSError as e:  # a name that no file can have
             raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise BadRecord(f"cannot record to {path}: there is no writable folder {path.parent}")
+        try:
+            try_to_write(path)
+        except OSError as e:
+            raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
 
     def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -24,7 +24,7 @@ from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.report import Analysis, lines
 from conformance.detect.run import NotTheSame, Run
 from conformance.detect.trials import CannotJudge, Laboratory
-from conformance.system import System, choose
+from conformance.system import NotReady, System, choose
 from conformance.targets import Target, TargetError
 
 ALL_KILLED, SOME_SURVIVED, BAD_USAGE, INCOMPLETE = range(4)
@@ -55,7 +55,7 @@ class Selection:
             only = re.compile(options.only or "")
         except re.error as error:
             raise BadOption(f"--only {options.only}: {error}") from error
-        shard = re.fullmatch(r"(\d+)/(\d+)", options.shard or "1/1")
+        shard = re.fullmatch(r"(\d+)/(\d+)", "1/1" if options.shard is None else options.shard)
         if shard is None or not 1 <= int(shard[1]) <= int(shard[2]):
             raise BadOption(f"--shard {options.shard} is no share: write 1/4 to 4/4")
         return cls(only, (int(shard[1]), int(shard[2])))
@@ -85,7 +85,11 @@ def _main(options: argparse.Namespace) -> int:
     _check(options)
     entries = equivalents.read(options.equivalents or equivalents.COMMITTED)
     system = choose("aiter", options.target, options.aiter)
-    target = system.start()
+    try:
+        target = system.start()
+    except NotReady as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return INCOMPLETE
     modules = kernels.find(which)
     texts = {module.name: module.text for module in modules}
     every = [mutant for module in modules for mutant in mutants(module.name, module.text)]
@@ -147,11 +151,11 @@ def _kernels(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
-    if options.case and options.tier:
+    if options.case and options.tier is not None:
         raise BadOption("--tier and --case both choose cases: name one")
-    return (
-        list(dict.fromkeys(map(Case.parse, options.case))) if options.case else manifest.cases(options.tier or "smoke")
-    )
+    if options.case:
+        return list(dict.fromkeys(map(Case.parse, options.case)))
+    return manifest.cases("smoke" if options.tier is None else options.tier)
 
 
 def _check(options: argparse.Namespace) -> None:

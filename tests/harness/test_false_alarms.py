@@ -46,7 +46,7 @@ def test_a_process_that_dies_leaves_the_cases_among_which_it_did(capsys: pytest.
         (["--cases", "1", "-j", "0"], "a number of cases, or a tier, and a number of jobs are needed"),
         (["--tier", "nope"], "unknown tier 'nope'"),
         (["--cases", "1", "--backend", "nobody"], "unknown backend 'nobody'"),
-        (["--cases", "1", "--target", "moon"], "does not run on target moon"),
+        (["--cases", "1", "--target", "moon"], "does not run on target 'moon'"),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_sentence(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

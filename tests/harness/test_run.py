@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 import pytest
@@ -276,7 +276,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
     "function": (["run", "--backend", "json:nope"], "backend json:nope cannot be loaded"),
-    "target": (["run", "--target", "nope"], "target nope"),
+    "target": (["run", "--target", "nope"], "target 'nope'"),
     "target of the backend": (["run", "--backend", "torch", "--target", "interpreter"], "choose gpu or cpu"),
     "no AITER": (["run", "--backend", "aiter"], "no AITER is installed: name one with --aiter PATH"),
     "AITER path": (["run", "--aiter", "/nowhere"], "no AITER at '/nowhere': there is no such path"),
@@ -293,6 +293,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "show": (["show", "garbage"], "not a case id: 'garbage'"),
     "show nothing": (["show"], "required: CASE"),
     "show the impossible": (["show", CASE.replace("kv9", "kv99999999999999")], ""),
+    "tier and case": (["run", "--case", CASE, "--tier", "smoke"], "--tier and --case both choose cases: name one"),
+    "no backend": (["run", "--backend", ""], "unknown backend ''"),
+    "no target": (["run", "--target", ""], "does not run on target ''"),
+    "no tier": (["run", "--tier", ""], "unknown tier ''"),
+    "no source": (["run", "--aiter", ""], "no AITER at '': there is no such path"),
+    "report of pytest's": (["run", "--case", CASE, "--junitxml", "exists.jsonl/x"], "cannot write --junitxml exists"),
+    "report where none can be": (["run", "--case", CASE, "--junitxml", "/proc/x"], "cannot write --junitxml /proc/x"),
+    "record where none can be": (["run", "--case", CASE, "--record", "/proc/r.jsonl"], "cannot record to /proc/r.json"),
+    "device": (["bench", "--device", "tpu"], "there is no device 'tpu': choose cpu, cuda or cuda:N"),
+    "device that is not there": (["bench", "--device", "cuda:99"], "there is no device cuda:99: torch sees "),
     "doctor": (["doctor", "--backend", "nope"], "unknown backend 'nope'"),
     "doctor without AITER": (["doctor", "--backend", "aiter"], "no AITER is installed"),
 }  # fmt: skip
@@ -322,6 +332,75 @@ def test_a_mistake_reaches_the_shell(start: Callable[..., Done]) -> None:
         "ERROR: not a case id: 'garbage' (a case id reads like "
         "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random)"
     ]
+
+
+# -- what is no verdict ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("--collect-only",), ("--co", "-q"), ("--markers",), ("--fixtures",)])
+def test_what_runs_nothing_is_no_success(start: Callable[..., Done], words: tuple[str, ...]) -> None:
+    assert start("run", "--case", CASE, *words).code == 3
+
+
+def test_pytest_may_say_its_version(start: Callable[..., Done]) -> None:
+    done = start("run", "--version")
+    assert done.code == 0
+    assert done.printed.startswith("pytest ")
+
+
+def broken(*_: object) -> NoReturn:
+    raise LookupError("a shelf\nis empty")
+
+
+def interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("raising", "said"), [
+    (broken, "conformance: LookupError: a shelf is empty "
+             "(a defect of the suite; CONFORMANCE_TRACEBACK=1 shows where)\n"),
+    (interrupted, "conformance: interrupted\n"),
+])  # fmt: skip
+def test_what_the_suite_itself_raises_never_says_that_kernels_are_wrong(
+    command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, raising: Callable[..., NoReturn], said: str
+) -> None:
+    for words, name in ((("list",), "of_tier"), (("show", CASE), "make"), (("doctor",), "choose")):
+        monkeypatch.setattr(f"conformance.__main__.{name}", raising)
+        assert command(*words) == Done(3, "", said)
+
+
+def test_a_traceback_is_shown_to_whoever_asks(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFORMANCE_TRACEBACK", "1")
+    monkeypatch.setattr("conformance.__main__.of_tier", broken)
+    done = command("list")
+    assert done.code == 3
+    assert "in broken\n" in done.err
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(elsewhere: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", "list"], stdout=write_end, stderr=subprocess.PIPE, env=environment,
+        cwd=elsewhere, timeout=300, check=False,
+    )  # fmt: skip
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_an_aiter_without_kernels_is_the_same_to_every_command(start: Callable[..., Done], elsewhere: Path) -> None:
+    (elsewhere / "tree/aiter/ops/triton").mkdir(parents=True)
+    commands = (("run", "--case", CASE), ("doctor",), ("fuzz", "--cases", "1"), ("detect", "--kernels", "decode"))
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "conformance", *words, "--aiter", "tree"], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=elsewhere, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 3, done
+        said = done.stdout + done.stderr
+        assert "AITER unknown (tree) has no module aiter.ops.triton.attention.mha_v3 or aiter.ops.triton.mha_v3" in said
+        assert "Traceback" not in said
 
 
 # -- the other commands ----------------------------------------------------------------------------------------------
