@@ -1,5 +1,6 @@
 """What the controlling process of a run keeps: which checks were planned, what came of them, and the record."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from time import monotonic
@@ -15,8 +16,8 @@ from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word
 from conformance.system import System
 
-SUITE = ("::test_conforms[", "::test_holds[")
-"""What the node id of a conformance test holds one of, from wherever the suite was collected."""
+SUITE = re.compile(r".*::test_(?:conforms|holds)\[(.*)\]", re.DOTALL)
+"""The node id of a conformance test, with the check's id, from wherever the suite was collected."""
 
 NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -132,8 +133,8 @@ class Bookkeeper:
 
 
 def _of_suite(nodeid: str) -> bool:
-    return any(test in nodeid for test in SUITE)
+    return SUITE.fullmatch(nodeid) is not None
 
 
 def _check_id(nodeid: str) -> str:
-    return nodeid.partition("[")[2].removesuffix("]")
+    return SUITE.sub(r"\1", nodeid)
