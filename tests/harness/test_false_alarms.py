@@ -1,11 +1,14 @@
 """The search for false alarms: what it finds, says and returns, whoever answers."""
 
 import pytest
+import torch
 
 from benchmarks.alarm_tally import Tally
 from benchmarks.false_alarms import main
+from conformance import execute
 from conformance.case import Case
-from conformance.judge import Figures, Verdict
+from conformance.inputs import make
+from conformance.judge import Figures, Verdict, case_noise_limit, judge
 from conformance.status import Status
 from tests.harness.correct import CORRECT
 
@@ -55,6 +58,22 @@ def test_bad_usage_is_one_sentence(options: list[str], sentence: str, capsys: py
     assert err.startswith("false_alarms: ")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_pass_is_within_the_limits_that_the_tally_shows() -> None:
+    """32 rows with one exact answer are one sample of the noise: the judge's limit is that of one row."""
+    case = Case.parse("decode-causal-bf16-b1-q1-h32:1-d64-p16-kv1-packed-random")
+    inputs = make(case)
+    want = execute.exact(case, inputs)
+    next_larger = (want.out.bfloat16().view(torch.int16) + 1).view(torch.bfloat16)
+    verdict = judge(case, want, next_larger)
+    assert verdict.status is Status.PASS
+    assert verdict.figures is not None
+    assert verdict.figures.noise > case_noise_limit(case.tokens * case.q_heads)
+    tally = Tally()
+    tally.note(case, "kvcache", verdict)
+    noise, _ = tally.largest["kvcache"][1]
+    assert noise == pytest.approx(verdict.figures.noise / case_noise_limit(1))
 
 
 def test_tallies_add_up() -> None:
