@@ -25,8 +25,8 @@ NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 class Bookkeeper:
     """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
 
-    def __init__(self, system: System, title: str, record: Path | None) -> None:
-        self.system, self.title = system, title
+    def __init__(self, system: System, title: str, asked_for: int, record: Path | None) -> None:
+        self.system, self.title, self.asked_for = system, title, asked_for
         self.writer = Writer(record) if record else None
         self.started = monotonic()
         self.planned: list[str] = []  # ids of checks
@@ -88,7 +88,8 @@ class Bookkeeper:
             self.writer.footer(self.counts, monotonic() - self.started)
         if self.writer:
             self.writer.close()
-        if not self.complete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        whole = self.complete and self.recorded
+        if not whole and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         elif not self.anything_ran:
             session.exitstatus = NOTHING_RAN
@@ -102,6 +103,16 @@ class Bookkeeper:
     @property
     def complete(self) -> bool:
         return set(self.planned) == set(self.results)
+
+    @property
+    def recorded(self) -> bool:
+        """Does the record, where one was asked for, hold every result?"""
+        return self.writer is None or not self.writer.failed
+
+    @property
+    def deselected(self) -> int:
+        """How many of the checks that were asked for pytest was told to leave out."""
+        return self.asked_for - len(self.planned)
 
     @property
     def anything_ran(self) -> bool:

@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            bookkeeper = Bookkeeper(system, title, len(config.stash[CHECKS]), config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
     except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e

@@ -65,8 +65,13 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
     lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} run: " + ", ".join(
         f"{counts[status]} {status}" for status in Status if counts[status])]  # fmt: skip
+    if books.deselected:
+        lines.append(f"{books.deselected} of {books.asked_for} checks were deselected.")
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)
+    if raised := sum(_declined_by_raising(result) for result in results.values()):
+        lines.append(f"{raised} of {len(books.planned)} checks raised NotImplementedError, and count as declined: is "
+                     "any among them that a kernel should serve?")  # fmt: skip
     by_path = defaultdict(list)  # a relation's figures are of a difference, and have nothing to do with a case's
     for result in results.values():
         if result["status"] == Status.PASS and "bound" in result:
@@ -78,7 +83,7 @@ def footer_lines(books: Bookkeeper) -> list[str]:
             if any(key in r for r in some)
         )
         lines.append(f"largest among {len(some)} passes{kind}{' on ' + path if path else ''}: {largest}")
-    if books.writer:
+    if books.writer and books.recorded:
         lines.append(f"record: {books.writer.path}")
     return [*lines, _verdict(books)]
 
@@ -91,13 +96,25 @@ def _reasons(results: Any, status: Status) -> list[str]:
     return [f"{count} {status}: {reason}" for reason, count in reasons.items()]
 
 
+def _declined_by_raising(result: dict[str, Any]) -> bool:
+    """Not declined by the backend in its own words, but by something below it, as AITER refuses what it lacks."""
+    return result["status"] == Status.UNSUPPORTED and result.get("reason", "").startswith("NotImplementedError: ")
+
+
 def _verdict(books: Bookkeeper) -> str:
     if not books.complete:
         lacking = [check for check in books.planned if check not in books.results]
         return f"INCOMPLETE: {counted(lacking, 'planned ')} {'has' if len(lacking) == 1 else 'have'} no result."
+    if books.writer and not books.recorded:
+        return f"INCOMPLETE: cannot record to {books.writer.path} any more: {books.writer.failed}."
     if not books.anything_ran:
         return "NOTHING RAN."
     failed = [check for check, result in books.results.items() if not Status(result["status"]).conformant]
     if failed:
         return f"NOT CONFORMANT: {_of_planned(failed, books.planned)} fail."
-    return "CONFORMANT."
+    declined = books.counts[Status.UNSUPPORTED]
+    return ", ".join((
+        "CONFORMANT",
+        *["in what was selected"] * bool(books.deselected),
+        *[f"{declined} of {len(books.planned)} checks declined"] * bool(declined),
+    )) + "."  # fmt: skip

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -214,6 +215,9 @@ def test_pytest_itself_runs_the_suite(start: Callable[..., Done]) -> None:
     assert done.code == 0, done.printed
     assert re.search(r"tier smoke, backend torch, target cpu$", done.out, re.MULTILINE)
     assert "torch: 1 of 1 cases run: 1 PASS" in done.out
+    of_smoke = sum(check.runs_on("cpu") for check in of_tier("smoke"))
+    assert f"{of_smoke - 1} of {of_smoke} checks were deselected." in done.out
+    assert re.search(r"^CONFORMANT, in what was selected\.$", done.out, re.MULTILINE)
     assert "::test_conforms[decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails] PASS" in done.out
 
 
@@ -226,6 +230,38 @@ def test_a_run_in_which_everything_is_declined_proves_nothing(start: Callable[..
     assert "NOTHING RAN." in done.out
     assert re.search(r"^CONFORMANT", done.out, re.MULTILINE) is None
     assert read(path).counts == {Status.UNSUPPORTED: 2}
+
+
+def test_a_run_counts_what_was_declined(start: Callable[..., Done]) -> None:
+    """Also apart where NotImplementedError was raised: by a kernel that no longer works as by one that never did."""
+    ids = [case_of(name) for name in ("right", "declines", "not_implemented")]
+    done = start("run", "--backend", "answers:by_page_size", *chosen(*ids))
+    assert done.code == 0, done.printed
+    assert "1 of 3 checks raised NotImplementedError, and count as declined: " in done.out
+    assert re.search(r"^CONFORMANT, 2 of 3 checks declined\.$", done.out, re.MULTILINE)
+
+
+def test_a_record_that_cannot_grow_costs_no_result(start: Callable[..., Done], elsewhere: Path) -> None:
+    path, ids = elsewhere / "record.jsonl", [case_id(keys=keys) for keys in range(5, 15)]
+    shell = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (2048, r.getrlimit(r.RLIMIT_FSIZE)[1])); "
+    (elsewhere / "limited.py").write_text(shell + "import sys; from conformance.__main__ import main; sys.exit(main())")
+    done = start("run", "--backend", "torch", *chosen(*ids), "--record", path, module="limited")
+    assert done.code == 3, done.printed
+    assert "INTERNALERROR" not in done.printed
+    assert "10 of 10 cases run: 10 PASS" in done.out
+    assert re.search(rf"^INCOMPLETE: cannot record to {path} any more: File too large\.$", done.out, re.MULTILINE)
+    assert 0 < len(read(path).cases) < 10
+    assert not read(path).complete
+
+
+def test_a_checkout_may_lie_in_a_folder_with_brackets(start: Callable[..., Done], elsewhere: Path) -> None:
+    folder = elsewhere / "a[1]"
+    for name in ("conformance", "reference"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = start("run", *chosen(CASE), "--backend", "torch", "--rootdir", elsewhere, cwd=folder)
+    assert "INTERNALERROR" not in done.printed
+    assert done.code == 0, done.printed
+    assert f"test_conforms[{CASE}] PASS" in done.out
 
 
 def test_cases_and_relations_are_told_apart(start: Callable[..., Done], elsewhere: Path) -> None:
