@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from conformance.case import Case
-from conformance.judge import CASE_NOISE_LIMIT, ROW_NOISE_LIMIT, Figures, Verdict, case_noise_limit
+from conformance.judge import CASE_NOISE_LIMIT, ROW_NOISE_LIMIT, Figures, Verdict
 from conformance.status import Status
 
 SAID = (Status.UNSUPPORTED, Status.ERROR, Status.RESOURCE)
@@ -44,7 +44,7 @@ class Tally:
         self.runs[kernel] += 1
         if verdict.status is Status.PASS:
             figures = verdict.figures
-            noise = figures.noise / case_noise_limit(case.tokens * case.q_heads)
+            noise = figures.noise / verdict.noise_limit
             self._raise(kernel, [(x, case.id) for x in (figures.bound, noise, figures.row_noise, figures.lse or 0.0)])
 
     def add(self, other: "Tally") -> None:
@@ -69,7 +69,7 @@ class Tally:
         yield f"{self.cases} cases, {sum(self.statuses.values())} case-runs: {counts or 'none'}"
         if self.largest:
             width = max(map(len, self.largest))
-            yield f"largest figures among passes (noise of a case over its limit, {CASE_NOISE_LIMIT} for many rows):"
+            yield f"largest figures among passes (noise of a case over its limit, {CASE_NOISE_LIMIT} or of few rows):"
             yield f"  {'':{width}}  {'runs':>6}  " + "  ".join(COLUMNS)
             for kernel, figures in sorted(self.largest.items()):
                 shown = (f"{x:>{len(column)}.2f}" for (x, _), column in zip(figures, COLUMNS, strict=True))

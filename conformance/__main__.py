@@ -1,8 +1,10 @@
 """The command line: a thin front of pytest, which is the only runner."""
 
 import argparse
+import os
 import secrets
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -28,6 +30,9 @@ PYTEST_EXIT = {
 }
 """Every other exit code of pytest's means that nothing ran or that the run is incomplete."""
 
+TRACEBACK = "CONFORMANCE_TRACEBACK"
+"""The environment variable that shows where an exception comes from that nothing here expects."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 conformant, 1 not, 2 bad usage, 3 nothing ran or incomplete."""
@@ -36,13 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and options.command is not _run:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return options.command(options, rest)
+        code = options.command(options, rest)
+        sys.stdout.flush()
+        return code
     except (BadCase, manifest.BadTier, expectations.BadExpectations, *NotReady) as e:
-        print(f"conformance: {e}", file=sys.stderr)
-        return BAD_USAGE
+        return _refused(str(e))
     except MemoryError as e:
-        print(f"conformance: this machine has not the memory: {e}", file=sys.stderr)
-        return BAD_USAGE
+        return _refused(f"this machine has not the memory: {e}")
+    except KeyboardInterrupt:
+        return _refused("interrupted", NOTHING_RAN)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end
+        return NOTHING_RAN
+    except Exception as e:  # uncaught, it would end Python with 1, which says that kernels are wrong
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        what = f"{type(e).__name__}: {' '.join(str(e).split())}"
+        return _refused(f"{what} (a defect of the suite; {TRACEBACK}=1 shows where)", NOTHING_RAN)
+
+
+def _refused(sentence: str, code: int = BAD_USAGE) -> int:
+    print(f"conformance: {sentence}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,14 +131,28 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
     if options.tier == manifest.FUZZ:
         return _run_as_fuzz(options, for_pytest)
+    if options.case and options.tier is not None:
+        return _refused("--tier and --case both choose cases: name one")
     # In one word each: pytest takes a path that stands alone for a place to look for its own configuration.
     names = ("backend", "target", "aiter", "tier", "record")
     chosen = [f"--{name}={value}" for name in names if (value := getattr(options, name)) is not None]
     chosen += [f"--case={case}" for case in options.case or ()]
     chosen += [f"--expectations={file}" for file in options.expectations or ()]
     chosen += ["--no-expectations"] if options.no_expectations else []
-    code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest])
+    words = ["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest]
+    code = pytest.main(words, plugins=[reported := _Reported()])
+    if code == pytest.ExitCode.OK and not reported.anything and not {"--version", "-V"} & set(for_pytest):
+        return NOTHING_RAN  # --collect-only, --markers and others of pytest's that run no test
     return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
+
+
+class _Reported:
+    """Sees whether a session of pytest's reports on any test."""
+
+    anything = False
+
+    def pytest_runtest_logreport(self) -> None:
+        self.anything = True
 
 
 def _detect(options: argparse.Namespace, _: list[str]) -> int:
@@ -131,9 +165,7 @@ def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:
     """`run --tier fuzz` is `fuzz`."""
     for name in ("case", "record", "expectations", "no-expectations"):
         if getattr(options, name.replace("-", "_")) is not None:
-            print(f"conformance: tier {manifest.FUZZ} draws its cases and keeps none: leave out --{name}",
-                  file=sys.stderr)  # fmt: skip
-            return BAD_USAGE
+            return _refused(f"tier {manifest.FUZZ} draws its cases and keeps none: leave out --{name}")
     chosen = [f"--{name}={value}" for name in ("backend", "target", "aiter")
               if (value := getattr(options, name)) is not None]  # fmt: skip
     return main([manifest.FUZZ, *chosen, *rest])
@@ -145,25 +177,27 @@ def _fuzz(options: argparse.Namespace, _: list[str]) -> int:
     except ModuleNotFoundError as e:
         if e.name != "hypothesis":
             raise
-        print("conformance: fuzz needs Hypothesis: python -m pip install hypothesis", file=sys.stderr)
-        return BAD_USAGE
+        return _refused("fuzz needs Hypothesis: python -m pip install hypothesis")
     if unknown := [level for level in options.avoid if level not in AVOIDABLE]:
-        print(
-            f"conformance: no kind of case is called {unknown[0]!r}: there are {', '.join(sorted(AVOIDABLE))}",
-            file=sys.stderr,
-        )
-        return BAD_USAGE
+        return _refused(f"no kind of case is called {unknown[0]!r}: there are {', '.join(sorted(AVOIDABLE))}")
     system = choose(options.backend, options.target, options.aiter)
+    try:
+        target = system.start()
+    except NotReady as e:
+        return _refused(str(e), NOTHING_RAN)
     for line in header_lines(system, f"tier {manifest.FUZZ}"):
         print(line)
     say = partial(print, flush=True)
-    fuzz = Fuzz(system, system.start(), say, frozenset(options.avoid), seconds=options.seconds or inf)
+    fuzz = Fuzz(system, target, say, frozenset(options.avoid), seconds=options.seconds or inf)
     if options.show:
         fuzz.before_each = lambda case: say(case.id)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     if not fuzz.go(options.cases or WITHOUT_END, seed):
         print("NOT CONFORMANT: a case fails.")
         return NOT_CONFORMANT
+    if fuzz.interrupted and (options.cases or options.seconds):
+        print("INTERRUPTED.")
+        return NOTHING_RAN
     if not fuzz.ran:
         print("NOTHING RAN.")
         return NOTHING_RAN

@@ -63,7 +63,7 @@ def locate(spec: str | None) -> AiterSource | None:
 
 def _path_and_ref(spec: str) -> tuple[Path, str | None]:
     """Splits `PATH@REF` at the last '@' that leaves an existing path: both a path and a ref may hold one."""
-    if Path(spec).expanduser().exists():
+    if spec and Path(spec).expanduser().exists():  # an empty one would be the folder that this runs in
         return Path(spec).expanduser().resolve(), None
     for at in reversed([match.start() for match in re.finditer("@", spec)]):
         path = Path(spec[:at]).expanduser()

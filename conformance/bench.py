@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from conformance.case import Case
 from conformance.execute import exact
 from conformance.inputs import Inputs, make
+from conformance.targets import TargetError
 from reference.visibility import diagonal, visible
 
 CASES = tuple(
@@ -37,8 +39,11 @@ REPEATS = 5
 
 
 def table(device_name: str | None = None) -> Iterator[str]:
-    """Lines of a markdown table; a ratio is the oracle's time over dense attention's, each the best of several."""
-    device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Lines of a markdown table; a ratio is the oracle's time over dense attention's, each the best of several.
+
+    On cpu, cuda or cuda:N; on the GPU where none is named and there is one. Raises TargetError.
+    """
+    device = _device(device_name if device_name is not None else "cuda" if torch.cuda.is_available() else "cpu")
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     yield f"oracle against dense float64 scaled_dot_product_attention, {what}, torch {torch.__version__}"
     yield ""
@@ -62,6 +67,15 @@ def table(device_name: str | None = None) -> Iterator[str]:
             + " | ".join(f"{peak:.0f}" for peak in peaks)
             + " |"
         )
+
+
+def _device(name: str) -> torch.device:
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise TargetError(f"there is no device {name!r}: choose cpu, cuda or cuda:N")
+    if name != "cpu" and not int(match[1] or 0) < torch.cuda.device_count():
+        raise TargetError(f"there is no device {name}: torch sees {torch.cuda.device_count()} GPUs")
+    return torch.device(name)
 
 
 def dense(case: Case, inputs: Inputs) -> Tensor:

@@ -1,5 +1,6 @@
 """What the controlling process of a run keeps: which checks were planned, what came of them, and the record."""
 
+import re
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -18,8 +19,8 @@ from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word, status_word
 from conformance.system import System
 
-SUITE = ("::test_conforms[", "::test_holds[")
-"""What the node id of a conformance test holds one of, from wherever the suite was collected."""
+SUITE = re.compile(r".*::test_(?:conforms|holds)\[(.*)\]", re.DOTALL)
+"""The node id of a conformance test, with the check's id, from wherever the suite was collected."""
 
 NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -27,8 +28,8 @@ NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 class Bookkeeper:
     """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
 
-    def __init__(self, system: System, expected: Applied, title: str, record: Path | None) -> None:
-        self.system, self.expected, self.title = system, expected, title
+    def __init__(self, system: System, expected: Applied, title: str, asked_for: int, record: Path | None) -> None:
+        self.system, self.expected, self.title, self.asked_for = system, expected, title, asked_for
         self.writer = Writer(record) if record else None
         self.started = monotonic()
         self.planned: list[str] = []  # ids of checks
@@ -98,7 +99,8 @@ class Bookkeeper:
             self.writer.footer(self.counts, monotonic() - self.started)
         if self.writer:
             self.writer.close()
-        if not self.complete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        whole = self.complete and self.recorded
+        if not whole and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         elif not self.anything_ran:
             session.exitstatus = NOTHING_RAN
@@ -112,6 +114,16 @@ class Bookkeeper:
     @property
     def complete(self) -> bool:
         return set(self.planned) == set(self.results)
+
+    @property
+    def recorded(self) -> bool:
+        """Does the record, where one was asked for, hold every result?"""
+        return self.writer is None or not self.writer.failed
+
+    @property
+    def deselected(self) -> int:
+        """How many of the checks that were asked for pytest was told to leave out."""
+        return self.asked_for - len(self.planned)
 
     @property
     def anything_ran(self) -> bool:
@@ -152,8 +164,8 @@ def expect_failure(report: pytest.TestReport, because: str) -> None:
 
 
 def _of_suite(nodeid: str) -> bool:
-    return any(test in nodeid for test in SUITE)
+    return SUITE.fullmatch(nodeid) is not None
 
 
 def _check_id(nodeid: str) -> str:
-    return nodeid.partition("[")[2].removesuffix("]")
+    return SUITE.sub(r"\1", nodeid)

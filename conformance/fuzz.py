@@ -63,6 +63,7 @@ class Fuzz:
     started: float = 0.0
     failed_at: float = 0.0
     said_at: float = 0.0
+    interrupted: bool = False
 
     def go(self, number_of_cases: int, seed_number: int) -> bool:
         """Draw so many cases, or until the time is over or Ctrl-C; False if one failed, which is then reported."""
@@ -82,14 +83,13 @@ class Fuzz:
         def draw(case: Case) -> None:
             self._try(case)
 
-        ended = ""
         try:
             draw()
         except (_Failing, _Enough):
             pass
         except KeyboardInterrupt:
-            ended = "interrupted; "
-        self.say(f"{ended}{self._counted()}, seed {seed_number}")
+            self.interrupted = True
+        self.say(f"{'interrupted; ' if self.interrupted else ''}{self._counted()}, seed {seed_number}")
         if self.smallest is None:
             return True
         case, verdict = self.smallest

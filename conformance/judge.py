@@ -65,6 +65,7 @@ class Verdict:
     worst: Worst | None = None
     wrong: Tensor | None = None  # bool [T, Hq]: rows that break a rule
     evidence: str = ""  # which key was read instead of which, where the output says so
+    noise_limit: float = CASE_NOISE_LIMIT  # or, where the noise was above that, the limit for so few rows
     path: str = ""
     seconds: float | None = None
     kernels: tuple[BuiltKernel, ...] = ()  # what was built instead of run
@@ -151,14 +152,18 @@ def _within(
     if wrong.any():
         rule = "an element exceeds its error bound" if figures.bound > 1 else "a row has more error than rounding makes"
         return Verdict(Status.MISMATCH, rule, figures, worst, wrong)
-    if figures.noise > CASE_NOISE_LIMIT and figures.noise > case_noise_limit(_independent_rows(want_out)):
-        return Verdict(Status.MISMATCH, "the case has more error than rounding makes", figures, worst)
+    limit = CASE_NOISE_LIMIT
+    if figures.noise > limit:
+        limit = case_noise_limit(_independent_rows(want_out))
+    if figures.noise > limit:
+        reason = "the case has more error than rounding makes"
+        return Verdict(Status.MISMATCH, reason, figures, worst, noise_limit=limit)
     if lse is not None and want_lse is not None:
         ratio, worst_lse = _judge_lse(case, lse.double(), want_lse, allowed.lse)
         figures = replace(figures, lse=ratio)
         if ratio > 1:
             return Verdict(Status.MISMATCH, "an lse exceeds its error bound", figures, worst_lse)
-    return Verdict(Status.PASS, "", figures, worst)
+    return Verdict(Status.PASS, "", figures, worst, noise_limit=limit)
 
 
 def _independent_rows(want: Tensor) -> int:

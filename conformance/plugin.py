@@ -16,7 +16,7 @@ from conformance.failure import contradicted
 from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
-from conformance.record import BadRecord
+from conformance.record import BadRecord, try_to_write
 from conformance.status import Status
 from conformance.summary import counted
 from conformance.system import NotReady, System, choose
@@ -64,6 +64,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check what was asked for before anything is collected, so that a mistake is one sentence and not one a case."""
     if not _asked_for(config):
         return
+    if (report := config.getoption("xmlpath", None)) and not hasattr(config, "workerinput"):
+        _check_report(Path(report))
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
@@ -75,7 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _expect(config)
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], title, config.getoption("record"))
+            planned, expected = len(config.stash[CHECKS]), config.stash[EXPECTED]
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], expected, title, planned, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
     except (BadCase, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
@@ -91,6 +94,15 @@ def _expect(config: pytest.Config) -> None:
     config.stash[EXPECTED] = expectations.applying(entries, system, ids)
     words = ["--no-expectations"] * alone + [word for file in files for word in ("--expectations", file)]
     config.stash[SYSTEM] = replace(system, options=(*system.options, *words))
+
+
+def _check_report(path: Path) -> None:
+    """Pytest would find at the end of a run that it cannot write its report, and lose the run's own end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # as pytest does
+        try_to_write(path)
+    except OSError as e:
+        raise pytest.UsageError(f"cannot write --junitxml {path}: {e.strerror}") from e
 
 
 def _asked_for(config: pytest.Config) -> bool:

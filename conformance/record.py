@@ -7,9 +7,9 @@ incomplete, and `read` says so. A line keeps the true status where a failure was
 
 import hashlib
 import json
-import os
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,15 +48,24 @@ def fails(result: dict[str, Any]) -> bool:
     return status != result["expected"]["status"] if "expected" in result else not status.conformant
 
 
+def try_to_write(path: Path) -> None:
+    """Raises OSError if `path` cannot be written; leaves what is there, or that nothing is there, as it was."""
+    is_new = not path.exists()
+    path.open("ab").close()
+    if is_new:
+        path.unlink()
+
+
 class Writer:
     """Writes a record line by line; a line is on disk as soon as its check is done.
 
     The file appears with its first line: a run that never started leaves none. Raises BadRecord if there is one
-    already, so that nothing recorded is lost, or if none can be made.
+    already, so that nothing recorded is lost, or if none can be made. A file that cannot grow later, on a full disk,
+    costs no result of the run's: `failed` says why, and nothing more is written.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.failed = path, ""
         self._file: TextIO | None = None
         try:
             if path.is_dir():
@@ -65,8 +74,10 @@ class Writer:
                 raise BadRecord(f"{path} exists and is kept: delete it, or record somewhere else")
         except OSError as e:  # a name that no file can have
             raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise BadRecord(f"cannot record to {path}: there is no writable folder {path.parent}")
+        try:
+            try_to_write(path)
+        except OSError as e:
+            raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
 
     def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -80,18 +91,29 @@ class Writer:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of what was left to write: `failed` has told
+                self._file.close()
 
     def _write(self, kind: str, **content: Any) -> None:
-        if self._file is None:
-            self._file = self.path.open("x", encoding="utf-8")
-        self._file.write(json.dumps({"kind": kind, **content}, allow_nan=False) + "\n")
-        self._file.flush()
+        if self.failed:
+            return
+        line = json.dumps({"kind": kind, **content}, allow_nan=False) + "\n"
+        try:
+            if self._file is None:
+                self._file = self.path.open("x", encoding="utf-8")
+            self._file.write(line)
+            self._file.flush()
+        except OSError as e:
+            self.failed = e.strerror or str(e)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record read back. `complete` says that it has its footer and a result for every planned check."""
+    """A record read back.
+
+    `complete` says that it ends with its footer, whose counts are those of its lines, and has one result for every
+    planned check.
+    """
 
     header: dict[str, Any]
     cases: list[dict[str, Any]] = field(default_factory=list)
@@ -122,12 +144,23 @@ def read(path: Path) -> Record:
         raise BadRecord(f"{path} has format {header.get('format')!r}; this suite reads {FORMAT}")
     if not isinstance(header.get("planned"), int):
         raise BadRecord(f"{path} is not a record: its header does not say how many checks were planned")
-    cases = []
+    cases, footer = [], None
     for number, entry in enumerate(entries[1:], 2):
-        kind = entry.get("kind") if isinstance(entry, dict) else None
-        if kind == "case" and isinstance(entry.get("case"), str) and entry.get("status") in set(Status):
+        if footer is not None:
+            raise BadRecord(f"{path}, line {number}: its footer is not its last line")
+        if _is_result(entry):
             cases.append(entry)
-        elif kind != "footer":
-            raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer")
-    closed = len(entries) > 1 and entries[-1]["kind"] == "footer"
-    return Record(header, cases, complete=closed and len({check_id(c) for c in cases}) == header["planned"])
+        elif isinstance(entry, dict) and entry.get("kind") == "footer" and isinstance(entry.get("counts"), dict):
+            footer = entry
+        else:
+            raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer with counts")
+    record = Record(header, cases)
+    whole = len(cases) == len({check_id(c) for c in cases}) == header["planned"]
+    return replace(record, complete=whole and footer is not None and footer["counts"] == record.counts)
+
+
+def _is_result(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.get("kind") != "case":
+        return False
+    words = [entry.get("case"), entry.get("status"), entry.get("relation", "")]
+    return all(isinstance(word, str) for word in words) and words[1] in set(Status)

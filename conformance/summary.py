@@ -90,8 +90,13 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     done = "built" if books.system.only_builds else "run"
     lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
         [f"{counts[status]} {status}" for status in Status if counts[status]] + _counted_gaps(gaps))]  # fmt: skip
+    if books.deselected:
+        lines.append(f"{books.deselected} of {books.asked_for} checks were deselected.")
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)
+    if raised := sum(_declined_by_raising(result) for result in results.values()):
+        lines.append(f"{raised} of {len(books.planned)} checks raised NotImplementedError, and count as declined: is "
+                     "any among them that a kernel should serve?")  # fmt: skip
     lines += _expected(results.values())
     lines += _of_kernels([results[check] for check in books.planned if check in results])
     by_path = defaultdict(list)  # a relation's figures are of a difference, and have nothing to do with a case's
@@ -105,7 +110,7 @@ def footer_lines(books: Bookkeeper) -> list[str]:
             if any(key in r for r in some)
         )
         lines.append(f"largest among {len(some)} passes{kind}{' on ' + path if path else ''}: {largest}")
-    if books.writer:
+    if books.writer and books.recorded:
         lines.append(f"record: {books.writer.path}")
     return [*lines, _verdict(books)]
 
@@ -156,15 +161,29 @@ def _expected(results: Any) -> list[str]:
     return [f"{count} {what}" for some in (gaps, wrong) for what, count in some.items()]
 
 
+def _declined_by_raising(result: dict[str, Any]) -> bool:
+    """Not declined by the backend in its own words, but by something below it, as AITER refuses what it lacks."""
+    return result["status"] == Status.UNSUPPORTED and result.get("reason", "").startswith("NotImplementedError: ")
+
+
 def _verdict(books: Bookkeeper) -> str:
     if not books.complete:
         lacking = [check for check in books.planned if check not in books.results]
         return f"INCOMPLETE: {counted(lacking, 'planned ')} {'has' if len(lacking) == 1 else 'have'} no result."
+    if books.writer and not books.recorded:
+        return f"INCOMPLETE: cannot record to {books.writer.path} any more: {books.writer.failed}."
     if not books.anything_ran:
         return "NOTHING RAN."
     failed = [check for check, result in books.results.items() if fails(result)]
     if failed:
         return f"NOT CONFORMANT: {_of_planned(failed, books.planned)} fail."
-    if gaps := _counted_gaps(_gaps(books)):
-        return f"CONFORMANT, but for {gaps[0]}." if books.counts[Status.PASS] else f"NOTHING PASSED: {gaps[0]}."
-    return "CONFORMANT."
+    gaps = _counted_gaps(_gaps(books))
+    if gaps and not books.counts[Status.PASS]:
+        return f"NOTHING PASSED: {gaps[0]}."
+    declined = books.counts[Status.UNSUPPORTED]
+    return ", ".join((
+        "CONFORMANT",
+        *["in what was selected"] * bool(books.deselected),
+        *[f"but for {gap}" for gap in gaps],
+        *[f"{declined} of {len(books.planned)} checks declined"] * bool(declined),
+    )) + "."  # fmt: skip

@@ -59,16 +59,16 @@ def choose(backend: str | None, target: str | None, aiter: str | None) -> System
     one, else the backend's own choice. Raises one of `NotReady`.
     """
     source = locate(aiter)
-    name = backend or ("aiter" if source else "torch")
+    name = backend if backend is not None else "aiter" if source else "torch"
     loaded = backends.load(name)
     if loaded.needs_aiter and source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     if aiter and not loaded.needs_aiter and ":" not in name:
         raise backends.UnknownBackend(f"backend {name} does not use AITER: leave out --aiter, or --backend {name}")
-    spec = target or ("gpu" if torch.cuda.is_available() else loaded.targets[0])
+    spec = target if target is not None else "gpu" if torch.cuda.is_available() else loaded.targets[0]
     possible = [known for known in SPECS if known.split(":")[0] in loaded.targets]
     if spec not in possible:
-        raise TargetError(f"backend {name} does not run on target {spec}: choose {' or '.join(possible)}")
+        raise TargetError(f"backend {name} does not run on target {spec!r}: choose {' or '.join(possible)}")
     options = [word for key, value in (("--backend", name), ("--target", spec), ("--aiter", aiter)) if value
                for word in (key, value)]  # fmt: skip
     uses_aiter = loaded.needs_aiter or aiter is not None

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from conformance.detect import equivalents, kernels, operators
 from conformance.detect.equivalents import BadEquivalent
 from conformance.detect.kernels import KERNELS, KernelModule, NoKernels
 from conformance.detect.mutants import Mutant, mutants
-from conformance.detect.record import BadRecord, Record
+from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.report import Analysis, lines
 from conformance.detect.run import NotTheSame, Run
-from conformance.detect.trials import Laboratory
-from conformance.system import System, choose
+from conformance.detect.trials import CannotJudge, Laboratory
+from conformance.system import NotReady, System, choose
 from conformance.targets import Target, TargetError
 
 ALL_KILLED, SOME_SURVIVED, BAD_USAGE, INCOMPLETE = range(4)
@@ -34,6 +33,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Refused = (BadEquivalent, BadRecord, NoKernels)
 """What is refused before anything runs, each in one sentence."""
+
+Stopped = (CannotJudge, NotTheSame, RecordEnded)
+"""What ends an analysis before its end, each in one sentence."""
 
 
 class BadOption(Exception):
@@ -53,7 +55,7 @@ class Selection:
             only = re.compile(options.only or "")
         except re.error as error:
             raise BadOption(f"--only {options.only}: {error}") from error
-        shard = re.fullmatch(r"(\d+)/(\d+)", options.shard or "1/1")
+        shard = re.fullmatch(r"(\d+)/(\d+)", "1/1" if options.shard is None else options.shard)
         if shard is None or not 1 <= int(shard[1]) <= int(shard[2]):
             raise BadOption(f"--shard {options.shard} is no share: write 1/4 to 4/4")
         return cls(only, (int(shard[1]), int(shard[2])))
@@ -73,7 +75,7 @@ def main(options: argparse.Namespace) -> int:
     except (BadOption, *Refused) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return BAD_USAGE
-    except NotTheSame as error:
+    except Stopped as error:
         print(f"conformance: {error}", file=sys.stderr)
         return INCOMPLETE
 
@@ -83,7 +85,11 @@ def _main(options: argparse.Namespace) -> int:
     _check(options)
     entries = equivalents.read(options.equivalents or equivalents.COMMITTED)
     system = choose("aiter", options.target, options.aiter)
-    target = system.start()
+    try:
+        target = system.start()
+    except NotReady as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return INCOMPLETE
     modules = kernels.find(which)
     texts = {module.name: module.text for module in modules}
     every = [mutant for module in modules for mutant in mutants(module.name, module.text)]
@@ -100,9 +106,9 @@ def _main(options: argparse.Namespace) -> int:
     kept = Record(options.record, _described(options, system, target, modules, cases))
     print(f"{system.name} on {target.name}: {len(chosen)} mutants of {', '.join(sorted(texts))}", flush=True)
     analysis = Analysis(chosen, texts, kept.outcomes, equivalent, kept.cases)
-    with tempfile.TemporaryDirectory(prefix="conformance-detect-") as scratch, _terminated_as_interrupted():
+    with _terminated_as_interrupted():
         at_once = options.jobs or os.cpu_count() or 1
-        laboratory = Laboratory(system.backend, target, modules, {}, Path(scratch), options.least_time_limit, at_once)
+        laboratory = Laboratory(system.backend, target, modules, {}, options.least_time_limit, at_once)
         bounds = (options.max_seconds_per_case, options.max_mib_per_case, options.stop_after)
         run = Run(laboratory, kept, analysis, *bounds)
         try:
@@ -145,11 +151,11 @@ def _kernels(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
-    if options.case and options.tier:
+    if options.case and options.tier is not None:
         raise BadOption("--tier and --case both choose cases: name one")
-    return (
-        list(dict.fromkeys(map(Case.parse, options.case))) if options.case else manifest.cases(options.tier or "smoke")
-    )
+    if options.case:
+        return list(dict.fromkeys(map(Case.parse, options.case)))
+    return manifest.cases("smoke" if options.tier is None else options.tier)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -28,12 +28,16 @@ IDLE = 20.0
 
 @dataclass
 class Ended(Generic[Job]):
-    """A child that has ended: what it sent, and the signal that ended it (0: none) or its exit code."""
+    """A child that has ended: what it sent, and the signal that ended it (0: none) or its exit code.
+
+    `raised` is what its work raised, in one line.
+    """
 
     job: Job
     sent: list[dict[str, Any]] = field(default_factory=list)
     signal: int = 0
     code: int = 0
+    raised: str = ""
 
     @property
     def ran_out_of_time(self) -> bool:
@@ -51,8 +55,12 @@ class _Child(Generic[Job]):
         _, status = os.waitpid(self.pid, 0)
         # A child that dies may leave its last line unfinished.
         sent = [json.loads(line) for line in self.received.split(b"\n")[:-1]]
+        raised = sent.pop()[_RAISED] if sent and _RAISED in sent[-1] else ""
         code = os.waitstatus_to_exitcode(status)
-        return Ended(self.job, sent, max(-code, 0), max(code, 0))
+        return Ended(self.job, sent, max(-code, 0), max(code, 0), raised)
+
+
+_RAISED = "raised by the work"
 
 
 def each(jobs: Iterable[Job], work: Callable[[Job, Send], None], at_once: int) -> Iterator[Ended[Job]]:
@@ -117,8 +125,11 @@ def _start(job: Job, work: Callable[[Job, Send], None]) -> _Child[Job]:
             while line:
                 line = line[os.write(write, line) :]
 
-        work(job, send)
-        code = 0
+        try:
+            work(job, send)
+            code = 0
+        except BaseException as error:
+            send(**{_RAISED: f"{type(error).__name__}: {' '.join(str(error).split())}"})
     finally:
         os._exit(code)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import linecache
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,26 +51,21 @@ class KernelModule:
         """What Triton's interpreter made of a function, taken out of an autotuner where it is in one."""
         return _interpreted(getattr(sys.modules[self.name], function))
 
-    def put_in_place(self, functions: tuple[str, ...], text: str, scratch: Path) -> None:
+    def put_in_place(self, functions: tuple[str, ...], text: str) -> None:
         """Lets `functions` be what `text`, a version of this module, makes of them; for good, so in a child.
 
         What a function's object interprets is replaced, not the object: whoever imported it, or wrapped it in an
-        autotuner, holds the right one. The interpreter reads a kernel from its file, which is in the folder `scratch`
-        for as long as that takes.
+        autotuner, holds the right one. The interpreter asks `linecache` for a kernel's source, which is told the text
+        here: a file could not be written for reasons of the machine, and Triton would run the kernel unrewritten.
         """
-        scratch = scratch / f"{self.name}.{os.getpid()}.py"
-        scratch.write_text(text, encoding="utf-8")
-        names: dict[str, Any] = {
-            "__name__": self.name,
-            "__package__": self.name.rpartition(".")[0],
-            "__file__": str(scratch),
-        }
-        exec(compile(text, str(scratch), "exec"), names)
+        copy = f"{self.file} (copy)"
+        linecache.cache[copy] = (len(text), None, text.splitlines(keepends=True), copy)  # None: never compared to disk
+        names: dict[str, Any] = {"__name__": self.name, "__package__": self.name.rpartition(".")[0], "__file__": copy}
+        exec(compile(text, copy, "exec"), names)
         for function in functions:
             old, new = self.interpreted(function), _interpreted(names[function])
             old.fn, old.rewriter = new.fn, new.rewriter
             old.rewrite()
-        scratch.unlink()
 
 
 def find(which: tuple[str, ...]) -> list[KernelModule]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,22 @@ FORMAT = 1
 
 
 class BadRecord(Exception):
-    """A record that cannot be written, or that is of another analysis, in one sentence."""
+    """A record that cannot be begun, or that is of another analysis, in one sentence."""
+
+
+class RecordEnded(Exception):
+    """A record that cannot be written any further, in one sentence; its complete lines can be continued."""
 
 
 class Record:
     """What is known of one analysis, `described` by its header; kept in the file at `path`, if that is given.
 
     A file that is there is continued. Raises BadRecord if it was made with another AITER, tier, target or set of
-    operators: its results would not be those of this analysis.
+    operators: its results would not be those of this analysis. Adding to it raises RecordEnded.
     """
 
     def __init__(self, path: Path | None, described: dict[str, str]) -> None:
+        self.path = path
         self.cases: dict[str, Baseline] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._header = {"kind": "detect", "format": FORMAT, **described}
@@ -76,11 +82,17 @@ class Record:
                 raise BadRecord(f"{path} was made with {name} {made}, and this run has {now}: record somewhere else")
 
     def _write(self, entry: dict[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(entry).encode() + b"\n")
             self._file.flush()
+        except OSError as error:
+            raise RecordEnded(f"cannot record to {self.path} any more: {error.strerror}") from error
 
     def close(self) -> None:
         if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with suppress(OSError):  # what could not be written has been told
+                os.fsync(self._file.fileno())
+            with suppress(OSError):
+                self._file.close()

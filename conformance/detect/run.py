@@ -20,7 +20,9 @@ Item = TypeVar("Item")
 
 
 class NotTheSame(Exception):
-    """Unchanged kernels, put in place as a mutant's are, do not pass what they passed: nothing can be concluded."""
+    """Unchanged kernels do not pass what they passed, once more or put in place as a mutant's are: nothing can be
+    concluded.
+    """
 
 
 class Run:
@@ -41,8 +43,9 @@ class Run:
         self.knows_what_is_reached = False
 
     def all(self, cases: list[Case]) -> None:
-        """Every case, then every mutant. Raises NotTheSame."""
-        unknown = [case for case in cases if case.id not in self.kept.cases]
+        """Every case, then every mutant. Raises NotTheSame or CannotJudge."""
+        recorded = set(self.kept.cases)
+        unknown = [case for case in cases if case.id not in recorded]
         self._prepare(unknown)
         self._baseline([case for case in unknown if case.id in self.laboratory.prepared])
         if any(case.id not in self.kept.cases for case in cases):
@@ -57,6 +60,7 @@ class Run:
         waiting = self.analysis.of("not run")
         needed = {case.id: case for mutant in waiting for case, _ in reaching[mutant.id]}
         self._prepare([case for name, case in needed.items() if name not in self.laboratory.prepared])
+        self._confirm([case for name, case in needed.items() if name in recorded])
         self.laboratory.warm_up((case, self.kept.cases[name]) for name, case in needed.items())
         progress = _Progress("mutants", len(waiting))
         for outcome in self.laboratory.judge(self._in_time(waiting), lambda mutant: reaching[mutant.id]):
@@ -96,9 +100,18 @@ class Run:
             too_slow = copied == Status.TIMEOUT and self.most_seconds is not None
             if copied != baseline.status and not too_slow:
                 differs = f"{baseline.case} is {baseline.status}, but {copied} on an unchanged copy of the kernels"
-                raise NotTheSame(f"{differs}: nothing was run")
+                raise NotTheSame(f"{differs}: no mutant was run")
             self.kept.add_case(replace(baseline, status=copied))
             progress.step(copied)
+
+    def _confirm(self, recorded: list[Case]) -> None:
+        """The cheapest case of a record that is continued passes here too: a machine may have changed since."""
+        able = [case for case in recorded if case.id in self.laboratory.prepared]
+        cheapest = sorted(able, key=lambda case: (self.kept.cases[case.id].seconds, case.id))[:1]
+        for baseline, copied in self.laboratory.unmutated(cheapest, most_seconds=None):
+            if copied != Status.PASS:
+                was = self.kept.cases[baseline.case].status
+                raise NotTheSame(f"{baseline.case} is {was} in the record, but {copied} now: no mutant was run")
 
 
 class _Progress:

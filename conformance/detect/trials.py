@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from time import process_time
 
 from conformance.backends import Backend
@@ -22,6 +21,10 @@ SLOWER = 10.0
 
 TRACED = 5.0
 """Times its own CPU time that a case may take where the lines that it runs are collected."""
+
+
+class CannotJudge(Exception):
+    """What judges mutants has failed itself, in one sentence: no mutant may be said to be killed by that."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,13 @@ class Laboratory:
     target: Target
     modules: list[KernelModule]
     prepared: dict[str, Prepared]  # by the case's id
-    scratch: Path
     least_seconds: float  # of CPU time that every case is allowed
     at_once: int
 
     def unmutated(self, cases: Iterable[Case], most_seconds: float | None) -> Iterator[tuple[Baseline, str]]:
         """Each case on the kernels as they are, with the lines that it runs, and its status on copies of them.
 
-        The copies are put in place as a mutant is; the seconds are those on the copies.
+        The copies are put in place as a mutant is; the seconds are those on the copies. Raises CannotJudge.
         """
 
         def work(case: Case, send: forks.Send) -> None:
@@ -80,7 +82,7 @@ class Laboratory:
             if verdict.status is not Status.PASS:
                 return
             for module in self.modules:
-                module.put_in_place(module.functions, module.text, self.scratch)
+                module.put_in_place(module.functions, module.text)
             if most_seconds is not None:
                 forks.allow(most_seconds)
             started = process_time()
@@ -88,6 +90,7 @@ class Laboratory:
             send(status=verdict.status, seconds=round(process_time() - started, 3))
 
         for ended in forks.each(cases, work, self.at_once):
+            _refuse_failure(ended, ended.job.id)
             first, second = (*ended.sent, None, None)[:2]
             lines = {name: frozenset(found) for name, found in first["lines"].items()} if first else {}
             status = first["status"] if first else _death(ended)
@@ -108,14 +111,19 @@ class Laboratory:
     def judge(
         self, mutants: Iterable[Mutant], reaching: Callable[[Mutant], list[tuple[Case, float]]]
     ) -> Iterator[Outcome]:
-        """What becomes of each mutant on the cases, with their seconds, that reach it: the first to fail kills it."""
+        """What becomes of each mutant on the cases, with their seconds, that reach it: the first to fail kills it.
+
+        A case that a mutant's kernel declines says nothing of it. Raises CannotJudge.
+        """
         by_name = {module.name: module for module in self.modules}
 
         def work(mutant: Mutant, send: forks.Send) -> None:
             module = by_name[mutant.module]
             forks.allow(self.least_seconds)
             try:
-                module.put_in_place((mutant.function,), mutant.applied(module.text), self.scratch)
+                module.put_in_place((mutant.function,), mutant.applied(module.text))
+            except (OSError, MemoryError):  # the machine's: a kernel opens no file, and has not run yet
+                raise
             except Exception:  # whatever a changed module raises where it is read
                 send(status=Status.ERROR)
                 return
@@ -123,13 +131,20 @@ class Laboratory:
                 send(case=case.id)
                 forks.allow(max(self.least_seconds, SLOWER * seconds))
                 verdict = run(case, self.backend, self.target, self.prepared[case.id])
-                if verdict.status is not Status.PASS:
+                if not verdict.status.conformant:
                     send(status=verdict.status)
                     return
             send(status=Status.PASS)
 
         for ended in forks.each(mutants, work, self.at_once):
+            _refuse_failure(ended, ended.job.id)
             yield _outcome(ended)
+
+
+def _refuse_failure(ended: forks.Ended, what: str) -> None:
+    """What a backend raises is a verdict, so whatever else a child raises is the harness's own."""
+    if ended.raised:
+        raise CannotJudge(f"{what} cannot be judged: {ended.raised}")
 
 
 def _outcome(ended: forks.Ended[Mutant]) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ from conformance.__main__ import main
 
 done = []
 for words in json.load(sys.stdin):
+    if words[0] == "--broken":  # a harness that finds no room for a mutant
+        from conformance.detect.kernels import KernelModule
+
+        def full(self, functions, text, put=KernelModule.put_in_place):
+            if text != self.text:
+                raise OSError(28, "No space left on device")
+            put(self, functions, text)
+
+        KernelModule.put_in_place, words = full, words[1:]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["detect", *words])
@@ -101,6 +111,8 @@ class Session:
     stopped: Done
     slow: Done
     large: Done
+    broken: Done
+    broken_record: list[dict]
     one_by_one: list[Done]
     record: list[dict]
 
@@ -127,12 +139,21 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "stopped": options(tree, "--only", only(*ALL), "--stop-after", "0.000001"),
         "slow": options(tree, "--only", only(*ALL), "--max-seconds-per-case", "0.00001"),
         "large": options(tree, "--only", only(*ALL), "--max-mib-per-case", "0.00001"),
+        "broken": ["--broken", *options(tree, "--only", only(*ALL), "--record", str(folder / "broken.jsonl"))],
     }
     shares = [options(tree, "--list", "--only", ":stride:", "--shard", f"{share}/2") for share in (1, 2)]
     done = analyse(*commands.values(), *shares)
-    entries = [json.loads(said) for said in Path(record).read_text().splitlines()]
     named_done = dict(zip(commands, done, strict=False))
-    return Session(**named_done, one_by_one=done[len(commands) :], record=entries)
+    return Session(
+        **named_done,
+        one_by_one=done[len(commands) :],
+        record=recorded(folder / "record.jsonl"),
+        broken_record=recorded(folder / "broken.jsonl"),
+    )
+
+
+def recorded(path: Path) -> list[dict]:
+    return [json.loads(said) for said in path.read_text().splitlines()]
 
 
 def outcomes(session: Session) -> dict[str, tuple[str, str]]:
@@ -229,6 +250,42 @@ def test_cases_that_are_too_slow_or_too_large_are_left_out_and_counted(session: 
     assert "2 cases: 0 pass unmutated and judge; 2 cannot kill: RESOURCE unmutated" in session.large.out
 
 
+def test_a_failure_of_what_judges_kills_no_mutant_and_is_not_recorded(session: Session) -> None:
+    assert session.broken.code == 3
+    assert session.broken.err.endswith(" cannot be judged: OSError: [Errno 28] No space left on device\n")
+    assert session.broken.err.count("\n") == 1
+    assert "killed" not in session.broken.out
+    assert [entry["kind"] for entry in session.broken_record] == ["detect", "case", "case"]
+
+
+def test_a_case_that_a_mutant_declines_does_not_kill_it(tmp_path: Path) -> None:
+    tree, store = mutable_aiter.write(tmp_path / "tree"), "tl.store(lse_ptr"
+    launcher = tree / "aiter/ops/triton/attention/mha_v3.py"
+    declines = '    if lse.isnan().any():\n        raise NotImplementedError("not supported")\n    return out,'
+    launcher.write_text(launcher.read_text().replace("    return out,", declines))
+    record = tmp_path / "record.jsonl"
+    (done,) = analyse(options(tree, "--only", only(named(store, "statement:called")), "--record", str(record)))
+    assert done.code == 1, done
+    assert "1 mutants: 0 killed, 1 survived" in done.out
+    assert recorded(record)[-1]["ran"] == len(CASES), "the next case may still kill it"
+
+
+def test_a_record_is_not_continued_where_its_cases_no_longer_pass(tmp_path: Path) -> None:
+    """As on a machine that lacks what they need; the record's header says all that it knows of that."""
+    tree, record = mutable_aiter.write(tmp_path / "tree"), str(tmp_path / "record.jsonl")
+    words = options(tree, "--only", only(KILLED), "--record", record)
+    (first,) = analyse(words)
+    assert first.code == 0
+    lines = Path(record).read_text().splitlines(keepends=True)
+    Path(record).write_text("".join(lines[:-1]))  # the mutant is to be judged again
+    launcher = tree / "aiter/ops/triton/attention/mha_v3.py"
+    launcher.write_text(launcher.read_text().replace("    return out,", "    return 2 * out,"))
+    (again,) = analyse(words)
+    assert again.code == 3
+    assert re.search(r"-random is PASS in the record, but MISMATCH now: no mutant was run$", again.err)
+    assert Path(record).read_text() == "".join(lines[:-1])
+
+
 def test_shards_share_out_every_mutant_once(session: Session) -> None:
     shares = [
         {row.split()[0] for row in done.out.splitlines() if row.startswith("small")} for done in session.one_by_one
@@ -246,7 +303,7 @@ def test_kernels_that_differ_in_a_copy_of_their_file_are_refused(tmp_path: Path)
     )
     (done,) = analyse(options(mutable_aiter.write(tmp_path / "tree", of_its_file), "--only", "swap"))
     assert done.code == 3
-    assert "on an unchanged copy of the kernels: nothing was run" in done.err
+    assert "on an unchanged copy of the kernels: no mutant was run" in done.err
 
 
 @pytest.mark.parametrize(
@@ -259,6 +316,9 @@ def test_kernels_that_differ_in_a_copy_of_their_file_are_refused(tmp_path: Path)
         (["-j", "0"], "--jobs 0: must be positive"),
         (["--max-seconds-per-case", "nan"], "--max-seconds-per-case nan: must be positive"),
         (["--tier", "nope"], "unknown tier 'nope'"),
+        (["--tier", ""], "unknown tier ''"),
+        (["--shard", ""], "--shard  is no share"),
+        (["--aiter", ""], "no AITER at ''"),
         (["--tier", "smoke", "--case", CASES[0]], "--tier and --case both choose cases: name one"),
         (["--equivalents", "absent.toml"], "cannot read absent.toml: "),
         (["--aiter", "absent"], "no AITER at 'absent'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from conformance.detect import equivalents, forks
 from conformance.detect.equivalents import BadEquivalent, Equivalent
 from conformance.detect.mutants import mutants
-from conformance.detect.record import BadRecord, Record
+from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.trials import Baseline, Outcome
 
 # -- children --------------------------------------------------------------------------------------------------------
@@ -49,6 +50,7 @@ def test_a_child_that_dies_is_told_from_one_that_raises_and_from_one_that_is_out
     assert ended["dies"].signal == signal.SIGKILL
     assert not ended["dies"].ran_out_of_time
     assert ended["raises"].code == 1
+    assert {job: one.raised for job, one in ended.items() if one.raised} == {"raises": "ValueError: raises"}
     assert ended["computes"].ran_out_of_time
     assert ended["sleeps"].ran_out_of_time
 
@@ -132,6 +134,20 @@ def test_a_record_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Record(tmp_path / "absent" / "record.jsonl", HEADER)
     with pytest.raises(BadRecord, match="cannot record to"):
         Record(tmp_path, HEADER)
+
+
+def test_a_record_that_can_grow_no_further_ends_the_analysis_in_one_sentence(kept: Path) -> None:
+    whole, limits = kept.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    record = Record(kept, HEADER)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        with pytest.raises(RecordEnded, match=rf"cannot record to {kept} any more: File too large"):
+            record.add_outcome(OUTCOME)
+        record.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Record(kept, HEADER).outcomes == {OUTCOME.mutant: OUTCOME}
+    assert kept.read_bytes() == whole
 
 
 # -- equivalent mutants ----------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """The search for false alarms: what it finds, says and returns, whoever answers."""
 
 import pytest
+import torch
 
 from benchmarks.alarm_tally import Tally
 from benchmarks.false_alarms import main
+from conformance import execute
 from conformance.case import Case
-from conformance.judge import Figures, Verdict
+from conformance.inputs import make
+from conformance.judge import Figures, Verdict, case_noise_limit, judge
 from conformance.status import Status
 from tests.harness.correct import CORRECT
 
@@ -46,7 +49,7 @@ def test_a_process_that_dies_leaves_the_cases_among_which_it_did(capsys: pytest.
         (["--cases", "1", "-j", "0"], "a number of cases, or a tier, and a number of jobs are needed"),
         (["--tier", "nope"], "unknown tier 'nope'"),
         (["--cases", "1", "--backend", "nobody"], "unknown backend 'nobody'"),
-        (["--cases", "1", "--target", "moon"], "does not run on target moon"),
+        (["--cases", "1", "--target", "moon"], "does not run on target 'moon'"),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_sentence(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +58,22 @@ def test_bad_usage_is_one_sentence(options: list[str], sentence: str, capsys: py
     assert err.startswith("false_alarms: ")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_pass_is_within_the_limits_that_the_tally_shows() -> None:
+    """32 rows with one exact answer are one sample of the noise: the judge's limit is that of one row."""
+    case = Case.parse("decode-causal-bf16-b1-q1-h32:1-d64-p16-kv1-packed-random")
+    inputs = make(case)
+    want = execute.exact(case, inputs)
+    next_larger = (want.out.bfloat16().view(torch.int16) + 1).view(torch.bfloat16)
+    verdict = judge(case, want, next_larger)
+    assert verdict.status is Status.PASS
+    assert verdict.figures is not None
+    assert verdict.figures.noise > case_noise_limit(case.tokens * case.q_heads)
+    tally = Tally()
+    tally.note(case, "kvcache", verdict)
+    noise, _ = tally.largest["kvcache"][1]
+    assert noise == pytest.approx(verdict.figures.noise / case_noise_limit(1))
 
 
 def test_tallies_add_up() -> None:

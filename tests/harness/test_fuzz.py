@@ -179,6 +179,22 @@ def test_an_interrupt_while_shrinking_keeps_the_failure(session: Callable[..., S
     assert "ERROR  planted (cpu)" in fuzzed.said[-1]
 
 
+@pytest.mark.parametrize(("limit", "code"), [(["--cases", "9"], 3), (["--seconds", "99"], 3), ([], 0)])
+def test_an_interrupt_is_the_end_only_where_none_was_set(
+    limit: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(case: Case, inputs: Inputs) -> Tensor:
+        raised.append(case)
+        if len(raised) == 3:
+            raise KeyboardInterrupt
+        return right(case, inputs)
+
+    raised: list[Case] = []
+    monkeypatch.setattr("tests.harness.answers.right", interrupted)
+    assert main(["fuzz", "--backend", "tests.harness.answers:right", "--target", "cpu", *limit]) == code
+    assert capsys.readouterr().out.endswith("INTERRUPTED.\n" if limit else "CONFORMANT.\n")
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 

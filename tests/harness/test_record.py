@@ -1,6 +1,7 @@
 """Records: written line by line, never over another one, and readable whatever became of the run."""
 
 import json
+import resource
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conformance import inputs, relations
 from conformance.check import Check, of_tier
 from conformance.record import FORMAT, BadRecord, Writer, check_id, digest, read
+from conformance.relations import Relation
 from conformance.status import Status
 from reference import attention as oracle
 
@@ -95,13 +97,41 @@ def test_a_footer_does_not_complete_a_record_that_lacks_cases(path: Path) -> Non
 def test_a_case_and_a_relation_on_it_are_two_results(path: Path) -> None:
     related = [{**CASES[0], "relation": name} for name in ("repeated", "pages.renamed")]
     header = {**HEADER, "planned": 3}
-    assert read(written(path, header, CASES[0], *related, FOOTER)).complete
-    assert not read(written(path, header, CASES[0], related[0], related[0], FOOTER)).complete
+    footer = {**FOOTER, "counts": {"PASS": 3}}
+    assert read(written(path, header, CASES[0], *related, footer)).complete
+    assert not read(written(path, header, CASES[0], related[0], related[0], footer)).complete
     assert [check_id(case) for case in read(path).cases] == ["a", "repeated/a", "repeated/a"]
 
 
 def test_a_case_reported_twice_does_not_stand_for_another(path: Path) -> None:
     assert not read(written(path, HEADER, CASES[0], CASES[0], FOOTER)).complete
+    three = {**FOOTER, "counts": {"PASS": 3}}
+    assert not read(written(path, HEADER, *CASES, CASES[0], three)).complete, "nor comes beside all that were planned"
+
+
+@pytest.mark.parametrize(
+    "counts", [{}, {"PASS": 1}, {"PASS": 1, "MISMATCH": 1}, {"PASS": 2, "ERROR": 1}, {"PASS": [2]}]
+)
+def test_a_footer_that_contradicts_the_lines_completes_nothing(path: Path, counts: dict) -> None:
+    assert not read(written(path, HEADER, *CASES, {**FOOTER, "counts": counts})).complete
+
+
+def test_a_record_that_cannot_grow_says_so_once_and_keeps_what_it_has(path: Path) -> None:
+    writer, limits = Writer(path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer.header(2, {}, {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 60, limits[1]))
+    try:
+        writer.case(case="a", status="PASS")
+        assert not writer.failed
+        writer.case(case="b", status="PASS")
+        assert writer.failed == "File too large"
+        writer.case(case="c", status="PASS")
+        writer.footer(Counter({"PASS": 3}), 1.0)
+        writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [case["case"] for case in read(path).cases] == ["a"]
+    assert not read(path).complete
 
 
 @pytest.mark.parametrize(
@@ -121,6 +151,16 @@ def test_a_case_reported_twice_does_not_stand_for_another(path: Path) -> None:
         (json.dumps(HEADER) + "\n{}\n", "..."),
         (json.dumps(HEADER) + '\n{"kind": "case"}\n', "..."),
         (json.dumps(HEADER) + '\n{"kind": "case", "case": "a", "status": "SPLENDID"}\n', "..."),
+        (json.dumps(HEADER) + '\n{"kind": "case", "case": "a", "status": ["PASS"]}\n', "line 2: neither a case with"),
+        (json.dumps(HEADER) + '\n{"kind": "case", "case": "a", "status": "PASS", "relation": {}}\n', "line 2: neither"),
+        (
+            json.dumps(HEADER) + '\n{"kind": "footer"}\n',
+            "line 2: neither a case with a status nor a footer with counts",
+        ),
+        (
+            json.dumps(HEADER) + "\n" + json.dumps(FOOTER) + "\n" + json.dumps(CASES[0]) + "\n",
+            "line 3: its footer is not",
+        ),
         (json.dumps(HEADER) + "\nnot json\n" + json.dumps(CASES[0]) + "\n", "line 2: not JSON"),
     ],
     ids=repr,
@@ -161,8 +201,7 @@ def test_a_key_changes_with_case_inputs_and_oracle(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_relation_s_key_changes_with_the_relations_and_a_case_s_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    related = of_tier("smoke")[-1]
-    assert related.relation is not None
+    related = next(check for check in of_tier("smoke") if isinstance(check.relation, Relation))
     case = Check(related.case)
     keys = {digest(related), digest(case)}
     monkeypatch.setattr(relations, "VERSION", relations.VERSION + 1)

@@ -5,12 +5,13 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 import pytest
@@ -214,6 +215,9 @@ def test_pytest_itself_runs_the_suite(start: Callable[..., Done]) -> None:
     assert done.code == 0, done.printed
     assert re.search(r"tier smoke, backend torch, target cpu$", done.out, re.MULTILINE)
     assert "torch: 1 of 1 cases run: 1 PASS" in done.out
+    of_smoke = sum(check.runs_on("cpu") for check in of_tier("smoke"))
+    assert f"{of_smoke - 1} of {of_smoke} checks were deselected." in done.out
+    assert re.search(r"^CONFORMANT, in what was selected\.$", done.out, re.MULTILINE)
     assert "::test_conforms[decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails] PASS" in done.out
 
 
@@ -226,6 +230,38 @@ def test_a_run_in_which_everything_is_declined_proves_nothing(start: Callable[..
     assert "NOTHING RAN." in done.out
     assert re.search(r"^CONFORMANT", done.out, re.MULTILINE) is None
     assert read(path).counts == {Status.UNSUPPORTED: 2}
+
+
+def test_a_run_counts_what_was_declined(start: Callable[..., Done]) -> None:
+    """Also apart where NotImplementedError was raised: by a kernel that no longer works as by one that never did."""
+    ids = [case_of(name) for name in ("right", "declines", "not_implemented")]
+    done = start("run", "--backend", "answers:by_page_size", *chosen(*ids))
+    assert done.code == 0, done.printed
+    assert "1 of 3 checks raised NotImplementedError, and count as declined: " in done.out
+    assert re.search(r"^CONFORMANT, 2 of 3 checks declined\.$", done.out, re.MULTILINE)
+
+
+def test_a_record_that_cannot_grow_costs_no_result(start: Callable[..., Done], elsewhere: Path) -> None:
+    path, ids = elsewhere / "record.jsonl", [case_id(keys=keys) for keys in range(5, 15)]
+    shell = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (2048, r.getrlimit(r.RLIMIT_FSIZE)[1])); "
+    (elsewhere / "limited.py").write_text(shell + "import sys; from conformance.__main__ import main; sys.exit(main())")
+    done = start("run", "--backend", "torch", *chosen(*ids), "--record", path, module="limited")
+    assert done.code == 3, done.printed
+    assert "INTERNALERROR" not in done.printed
+    assert "10 of 10 cases run: 10 PASS" in done.out
+    assert re.search(rf"^INCOMPLETE: cannot record to {path} any more: File too large\.$", done.out, re.MULTILINE)
+    assert 0 < len(read(path).cases) < 10
+    assert not read(path).complete
+
+
+def test_a_checkout_may_lie_in_a_folder_with_brackets(start: Callable[..., Done], elsewhere: Path) -> None:
+    folder = elsewhere / "a[1]"
+    for name in ("conformance", "reference"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = start("run", *chosen(CASE), "--backend", "torch", "--rootdir", elsewhere, cwd=folder)
+    assert "INTERNALERROR" not in done.printed
+    assert done.code == 0, done.printed
+    assert f"test_conforms[{CASE}] PASS" in done.out
 
 
 def test_cases_and_relations_are_told_apart(start: Callable[..., Done], elsewhere: Path) -> None:
@@ -280,7 +316,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
     "function": (["run", "--backend", "json:nope"], "backend json:nope cannot be loaded"),
-    "target": (["run", "--target", "nope"], "target nope"),
+    "target": (["run", "--target", "nope"], "target 'nope'"),
     "target of the backend": (["run", "--backend", "torch", "--target", "interpreter"], "choose gpu or cpu"),
     "no AITER": (["run", "--backend", "aiter"], "no AITER is installed: name one with --aiter PATH"),
     "AITER path": (["run", "--aiter", "/nowhere"], "no AITER at '/nowhere': there is no such path"),
@@ -297,6 +333,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "show": (["show", "garbage"], "not a case id: 'garbage'"),
     "show nothing": (["show"], "required: CASE"),
     "show the impossible": (["show", CASE.replace("kv9", "kv99999999999999")], ""),
+    "tier and case": (["run", "--case", CASE, "--tier", "smoke"], "--tier and --case both choose cases: name one"),
+    "no backend": (["run", "--backend", ""], "unknown backend ''"),
+    "no target": (["run", "--target", ""], "does not run on target ''"),
+    "no tier": (["run", "--tier", ""], "unknown tier ''"),
+    "no source": (["run", "--aiter", ""], "no AITER at '': there is no such path"),
+    "report of pytest's": (["run", "--case", CASE, "--junitxml", "exists.jsonl/x"], "cannot write --junitxml exists"),
+    "report where none can be": (["run", "--case", CASE, "--junitxml", "/proc/x"], "cannot write --junitxml /proc/x"),
+    "record where none can be": (["run", "--case", CASE, "--record", "/proc/r.jsonl"], "cannot record to /proc/r.json"),
+    "device": (["bench", "--device", "tpu"], "there is no device 'tpu': choose cpu, cuda or cuda:N"),
+    "device that is not there": (["bench", "--device", "cuda:99"], "there is no device cuda:99: torch sees "),
     "doctor": (["doctor", "--backend", "nope"], "unknown backend 'nope'"),
     "doctor without AITER": (["doctor", "--backend", "aiter"], "no AITER is installed"),
 }  # fmt: skip
@@ -326,6 +372,75 @@ def test_a_mistake_reaches_the_shell(start: Callable[..., Done]) -> None:
         "ERROR: not a case id: 'garbage' (a case id reads like "
         "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random)"
     ]
+
+
+# -- what is no verdict ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("--collect-only",), ("--co", "-q"), ("--markers",), ("--fixtures",)])
+def test_what_runs_nothing_is_no_success(start: Callable[..., Done], words: tuple[str, ...]) -> None:
+    assert start("run", "--case", CASE, *words).code == 3
+
+
+def test_pytest_may_say_its_version(start: Callable[..., Done]) -> None:
+    done = start("run", "--version")
+    assert done.code == 0
+    assert done.printed.startswith("pytest ")
+
+
+def broken(*_: object) -> NoReturn:
+    raise LookupError("a shelf\nis empty")
+
+
+def interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("raising", "said"), [
+    (broken, "conformance: LookupError: a shelf is empty "
+             "(a defect of the suite; CONFORMANCE_TRACEBACK=1 shows where)\n"),
+    (interrupted, "conformance: interrupted\n"),
+])  # fmt: skip
+def test_what_the_suite_itself_raises_never_says_that_kernels_are_wrong(
+    command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, raising: Callable[..., NoReturn], said: str
+) -> None:
+    for words, name in ((("list",), "of_tier"), (("show", CASE), "make"), (("doctor",), "choose")):
+        monkeypatch.setattr(f"conformance.__main__.{name}", raising)
+        assert command(*words) == Done(3, "", said)
+
+
+def test_a_traceback_is_shown_to_whoever_asks(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFORMANCE_TRACEBACK", "1")
+    monkeypatch.setattr("conformance.__main__.of_tier", broken)
+    done = command("list")
+    assert done.code == 3
+    assert "in broken\n" in done.err
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(elsewhere: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", "list"], stdout=write_end, stderr=subprocess.PIPE, env=environment,
+        cwd=elsewhere, timeout=300, check=False,
+    )  # fmt: skip
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_an_aiter_without_kernels_is_the_same_to_every_command(start: Callable[..., Done], elsewhere: Path) -> None:
+    (elsewhere / "tree/aiter/ops/triton").mkdir(parents=True)
+    commands = (("run", "--case", CASE), ("doctor",), ("fuzz", "--cases", "1"), ("detect", "--kernels", "decode"))
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "conformance", *words, "--aiter", "tree"], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=elsewhere, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 3, done
+        said = done.stdout + done.stderr
+        assert "AITER unknown (tree) has no module aiter.ops.triton.attention.mha_v3 or aiter.ops.triton.mha_v3" in said
+        assert "Traceback" not in said
 
 
 # -- the other commands ----------------------------------------------------------------------------------------------
