@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance import environment, manifest
+from conformance import asked, environment, manifest
+from conformance.asked import SYSTEM
 from conformance.bookkeeping import Bookkeeper
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
@@ -17,11 +18,12 @@ from conformance.record import BadRecord, digest
 from conformance.relate import relate
 from conformance.status import Status
 from conformance.summary import counted
-from conformance.system import NotReady, System, choose
+from conformance.system import NotReady
 from conformance.targets import Target
 
+pytest_plugins = ["conformance.workers"]
+
 CHECKS = pytest.StashKey[list[Check]]()
-SYSTEM = pytest.StashKey[System]()
 LARGEST_FIGURE = 1e300
 """Stands for infinity, which JSON does not know."""
 
@@ -46,28 +48,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check what was asked for before anything is collected, so that a mistake is one sentence and not one a case."""
-    if not _asked_for(config):
+    if not asked.for_suite(config):
         return
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
         config.stash[CHECKS] = checks
-        config.stash[SYSTEM] = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        system = asked.system(config)
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            bookkeeper = Bookkeeper(system, title, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
     except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
-
-
-def _asked_for(config: pytest.Config) -> bool:
-    """Will the suite be collected? Other tests of the same checkout must not depend on AITER or on a manifest."""
-    suite = Path(__file__).parent / "suite"
-    arguments = [argument.partition("::")[0] for argument in config.args]
-    folders = {suite, *suite.parents}
-    return any(argument == "conformance.suite" or Path(argument).resolve() in folders or
-               suite in Path(argument).resolve().parents for argument in arguments)  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
