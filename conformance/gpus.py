@@ -25,7 +25,7 @@ def variables(*, hip: bool) -> tuple[str, ...]:
 
 
 def visible(environ: Mapping[str, str], *, hip: bool, present: int | None = None) -> list[str] | None:
-    """The GPUs that a process sees, as entries of its list; None where no variable lists them, unless it sees `present`.
+    """The GPUs that a process sees, as its list names them; None without a list, unless `present` is known.
 
     `present` is how many the driver shows to such a process: it ends a list where an entry names a GPU that is not
     there. Not a list of MIG devices, of which a process sees the first alone.
@@ -67,7 +67,7 @@ def count_apart() -> int:
 
 
 def _entries(listed: str, *, repeats: bool) -> list[str]:
-    """The valid entries of a list. One that is repeated counts once on ROCm; on CUDA it makes the whole list invalid."""
+    """The valid entries of a list. One that is repeated counts once on ROCm; on CUDA it voids the whole list."""
     words = [word.strip() for word in listed.split(",")]
     kind = next((kind for kind in KINDS if re.fullmatch(kind, words[0])), None)
     valid = list(takewhile(lambda word: kind is not None and re.fullmatch(kind, word), words))

@@ -20,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--workers-per-gpu",
         type=_positive,
         metavar="K",
-        help="with -n auto and target gpu: K workers for each GPU (default: 1); they share its memory, and more of them "
-        "compile at a time",
+        help="with -n auto and target gpu: K workers for each GPU (default: 1); they share its memory, and "
+        "more of them compile at a time",
     )
 
 

@@ -185,14 +185,6 @@ def test_without_a_list_workers_share_every_gpu(on_host: OnHost) -> None:
     assert read_by == {f"gw{n}": {CUDA: str(n % 2)} for n in range(4)}
 
 
-def test_a_number_of_workers_is_a_number_of_workers(on_host: OnHost) -> None:
-    done, read_by = on_host(2, {CUDA: "GPU-8f2a,GPU-17,GPU-3"}, "-n", 3)
-    assert done.code == 0, done.printed
-    assert {who: read_by[who][CUDA] for who in ("gw0", "gw1", "gw2")} == {
-        "gw0": "GPU-8f2a", "gw1": "GPU-17", "gw2": "GPU-8f2a",
-    }  # fmt: skip
-
-
 def test_hidden_gpus_stay_hidden(on_host: OnHost) -> None:
     done, read_by = on_host(8, {CUDA: ""}, "-n", 2)
     assert done.code == 0, done.printed
