@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="ID",
         help="run this case, or RELATION/ID, and no tier; may be repeated",
     )
+    group.addoption("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
 
 

@@ -1,4 +1,11 @@
-"""The part of the plugin that spreads a run over the GPUs of a host: how many workers, and which GPU each one takes."""
+"""The part of the plugin that spreads a run over the GPUs of a host: how many workers, which GPU each one takes, and
+which checks, so that a kernel that several of them need is compiled once.
+
+Triton keeps what it compiled on disk, where every worker finds it: only two that need the same at the same time compile
+it twice. Checks are therefore sorted by what they compile, each worker begins with its own stretch of them, and one
+that is done takes half of what is left of the longest stretch. So two workers meet in one kernel at the ends of
+stretches alone, where the one has compiled it long before the other comes; and none waits while there is work.
+"""
 
 import os
 from typing import Any
@@ -6,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from conformance import asked, gpus
+from conformance import asked, gpus, specialisation
+from conformance.check import Check
 from conformance.system import NotReady
 
 HIP = torch.version.hip is not None
@@ -64,8 +72,33 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker which GPUs it shares with the others of its host; one of another host (None) looks for itself."""
-    if asked.SYSTEM in node.config.stash and asked.system(node.config).on_gpu:
+    if _on_gpu(node.config):
         node.workerinput["gpus"] = _visible() if node.gateway.spec.popen else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a GPU, one after the other what needs the same compiled kernels."""
+    if _on_gpu(config):
+        items.sort(key=_compiled)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """On a GPU, stretches of checks instead of xdist's default; another way of distribution stays as it was asked for."""
+    if config.getoption("dist") != "load" or not _on_gpu(config):
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+def _compiled(item: pytest.Item) -> tuple[object, ...]:
+    parameters = getattr(item, "callspec").params.values() if hasattr(item, "callspec") else ()
+    return next((specialisation.of(check.case) for check in parameters if isinstance(check, Check)), ())
+
+
+def _on_gpu(config: pytest.Config) -> bool:
+    return asked.SYSTEM in config.stash and asked.system(config).on_gpu
 
 
 def _visible() -> list[str]:
