@@ -15,6 +15,7 @@ from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
+from conformance.relations import Relation
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
 
@@ -199,6 +200,7 @@ def _show(options: argparse.Namespace, _: list[str]) -> int:
     pairs |= {"scale (made)": f"{inputs.scale:g}", "digest of all inputs": inputs.digest()[:16]}
     if relation := check.relation:
         pairs |= {"compared with": relation.says, "must be": relation.demand}
+    if isinstance(relation, Relation):
         pairs["inputs of that"] = relation.calls(case)[1].inputs.digest()[:16]
     _print_pairs(pairs)
     return CONFORMANT

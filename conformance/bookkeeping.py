@@ -10,7 +10,8 @@ import pytest
 from conformance.check import Check
 from conformance.failure import text
 from conformance.judge import Verdict
-from conformance.record import Writer, check_id
+from conformance.plan import Plan
+from conformance.record import Writer, check_id, digest
 from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word
 from conformance.system import System
@@ -24,8 +25,8 @@ NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 class Bookkeeper:
     """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
 
-    def __init__(self, system: System, title: str, record: Path | None) -> None:
-        self.system, self.title = system, title
+    def __init__(self, system: System, plan: Plan, record: Path | None) -> None:
+        self.system, self.plan = system, plan
         self.writer = Writer(record) if record else None
         self.started = monotonic()
         self.planned: list[str] = []  # ids of checks
@@ -65,14 +66,19 @@ class Bookkeeper:
                 check.case, verdict, self.system.name, self.system.target_spec, repro, check.relation
             )
             relation = {"relation": check.relation.name} if check.relation else {}
-            self._take({"case": check.case.id, **relation, "status": str(status), "reason": reason}, None)
+            key = {"case": check.case.id, **relation, "digest": digest(check)}
+            self._take({**key, "status": str(status), "reason": reason}, None)
 
     def _take(self, result: dict[str, Any], environment: dict[str, str] | None) -> None:
         self.results[check_id(result)] = result
         if self.writer:
             if not self.has_header:
                 self.has_header = True
-                run = {"title": self.title, "backend": self.system.backend.name, "options": self.system.options}
+                run = {
+                    "plan": self.plan.recorded(),
+                    "backend": self.system.backend.name,
+                    "options": self.system.options,
+                }
                 if source := self.system.source:
                     run["aiter"] = {"version": source.version, "commit": source.commit, "origin": source.origin}
                 self.writer.header(len(self.planned), run, environment or {})
@@ -109,7 +115,7 @@ class Bookkeeper:
     # -- what the terminal shows ------------------------------------------------------------------------------------
 
     def pytest_report_header(self) -> list[str]:
-        return header_lines(self.system, self.title)
+        return header_lines(self.system, self.plan.described)
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
         if not _of_suite(report.nodeid) or report.when not in ("call", "???"):

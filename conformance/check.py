@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from conformance import manifest
 from conformance.case import BadCase, Case
+from conformance.graphs import GRAPHS, GraphRelation
 from conformance.relations import RELATIONS, Relation
 
+EVERY_RELATION: dict[str, Relation | GraphRelation] = {**RELATIONS, **GRAPHS}
+
 OF_A_TIER = {"smoke": 0, "core": 6, "full": 24}
-"""On so many of a tier's own cases each relation is tried, half of them causal, beside those of `relations.txt`."""
+"""On so many of a tier's own cases each relation is tried, half of them causal, beside those of `relations.txt` and
+`graphs.txt`."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Check:
     """A case, judged by the oracle; or, with a relation, by another answer. `Check.parse(check.id) == check`."""
 
     case: Case
-    relation: Relation | None = None
+    relation: Relation | GraphRelation | None = None
 
     @property
     def id(self) -> str:
@@ -29,18 +33,28 @@ class Check:
         name, stroke, case_id = text.rpartition("/")
         if not stroke:
             return cls(Case.parse(text))
-        if name not in RELATIONS:
-            raise BadCase(f"no relation is called {name!r}: there are {', '.join(RELATIONS)}")
-        relation, case = RELATIONS[name], Case.parse(case_id)
+        if name not in EVERY_RELATION:
+            raise BadCase(f"no relation is called {name!r}: there are {', '.join(EVERY_RELATION)}")
+        relation, case = EVERY_RELATION[name], Case.parse(case_id)
         if not relation.applies(case):
             raise BadCase(f"relation {name} needs {relation.needs}, which {case_id} has not")
         return cls(case, relation)
 
+    def runs_on(self, kind: str) -> bool:
+        """Can a target of that kind say anything about it? Only a GPU captures graphs."""
+        return not isinstance(self.relation, GraphRelation) or kind in self.relation.on
+
 
 def of_tier(tier: str) -> list[Check]:
-    """Everything that a tier checks: its cases, then relations. Raises BadTier."""
+    """Everything that a tier checks, on one target or another: its cases, then relations. Raises BadTier."""
     cases = manifest.cases(tier)
-    related = [*manifest.entries("relations.txt", Check.parse), *drawn(cases, OF_A_TIER[tier])]
+    captured = [
+        Check(case, relation)
+        for case in manifest.entries("graphs.txt", Case.parse)
+        for relation in GRAPHS.values()
+        if relation.applies(case)
+    ]
+    related = [*manifest.entries("relations.txt", Check.parse), *captured, *drawn(cases, OF_A_TIER[tier])]
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 
@@ -50,7 +64,7 @@ def drawn(cases: list[Case], count: int) -> list[Check]:
     So they are as good as drawn by lot, stay what they are when others join the tier, and come out the same everywhere.
     """
     drawn = []
-    for relation in RELATIONS.values():
+    for relation in EVERY_RELATION.values():
         for causal in (False, True):
             able = [Check(case, relation) for case in cases if case.causal is causal and relation.applies(case)]
             drawn += sorted(able, key=lambda check: hashlib.sha256(check.id.encode()).digest())[: count // 2]

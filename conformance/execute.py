@@ -53,7 +53,7 @@ def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None 
 def answered(case: Case, inputs: Inputs, backend: Backend, target: Target) -> tuple[Answer, float]:
     """What the backend answers, and in how many seconds. Raises what the backend raises."""
     started = perf_counter()
-    with _uninitialised_memory_is_nan():
+    with uninitialised_memory_is_nan():
         answer = backend.answer(case, inputs)
         if target.kind == "gpu":
             torch.cuda.synchronize()
@@ -87,7 +87,7 @@ def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
 
 
 @contextmanager
-def _uninitialised_memory_is_nan() -> Iterator[None]:
+def uninitialised_memory_is_nan() -> Iterator[None]:
     """Every buffer that torch hands out uninitialised holds NaN: what a kernel forgets to write shows in its output."""
     memory: Any = torch.utils.deterministic
     fill, mode = memory.fill_uninitialized_memory, torch.get_deterministic_debug_mode()

@@ -3,11 +3,14 @@
 from torch import Tensor
 
 from conformance.case import Case
+from conformance.graphs import GraphRelation
 from conformance.judge import Verdict, Worst, locate
 from conformance.relations import Relation
 
 
-def text(case: Case, verdict: Verdict, name: str, target: str, repro: str, relation: Relation | None = None) -> str:
+def text(
+    case: Case, verdict: Verdict, name: str, target: str, repro: str, relation: Relation | GraphRelation | None = None
+) -> str:
     """What is wrong, where, and the command that shows it again."""
     path = f"{verdict.path}, " if verdict.path else ""
     check = f"{relation.name}/{case.id}" if relation else case.id

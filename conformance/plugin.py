@@ -1,8 +1,9 @@
 """The pytest plugin that runs the suite: its options, its checks, and verdicts as the outcomes of tests."""
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
+from math import inf
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,22 +12,20 @@ from conformance.asked import SYSTEM
 from conformance.bookkeeping import Bookkeeper
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
-from conformance.execute import run
-from conformance.failure import text
+from conformance.isolate import MODES, Isolation, is_risky
 from conformance.judge import Verdict
-from conformance.record import BadRecord, digest
-from conformance.relate import relate
+from conformance.outcome import Outcome, of_check, of_verdict
+from conformance.plan import Plan
+from conformance.record import BadRecord
+from conformance.shard import BadShard, Shard
 from conformance.status import Status
 from conformance.summary import counted
-from conformance.system import NotReady
+from conformance.system import NotReady, System
 from conformance.targets import Target
 
 pytest_plugins = ["conformance.workers"]
 
 CHECKS = pytest.StashKey[list[Check]]()
-LARGEST_FIGURE = 1e300
-"""Stands for infinity, which JSON does not know."""
-
 ENVIRONMENT_SENT = pytest.StashKey[bool]()
 
 
@@ -44,7 +43,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run this case, or RELATION/ID, and no tier; may be repeated",
     )
     group.addoption("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
+    group.addoption(
+        "--isolate", default=MODES[0], choices=MODES, help="which checks run in a child process that may die"
+    )
+    group.addoption(
+        "--time-limit", type=_seconds, default=180.0, metavar="S", help="for an isolated check; TIMEOUT past it (180)"
+    )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
+
+
+def _seconds(word: str) -> float:
+    if not 0 < (seconds := float(word)) < inf:
+        raise ValueError
+    return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,13 +65,17 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
-        config.stash[CHECKS] = checks
         system = asked.system(config)
+        # What a target cannot show is no part of its tier; asked for by name, it says so.
+        every = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
+        title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
+        shard = config.getoption("shard")
+        plan = Plan(title, every, Shard.parse(str(shard)) if shard else None)
+        config.stash[CHECKS] = plan.checks
         if not hasattr(config, "workerinput"):
-            title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(system, title, config.getoption("record"))
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], plan, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
-    except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
+    except (BadCase, BadShard, manifest.BadTier, BadRecord, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
 
 
@@ -106,46 +121,40 @@ def started(pytestconfig: pytest.Config) -> Target | str:
         return str(e)
 
 
+@pytest.fixture(scope="session")
+def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
+    """The child process for what might take this one along."""
+    child = Isolation(pytestconfig.stash[SYSTEM], cast("float", pytestconfig.getoption("time_limit")))
+    yield child
+    child.close()
+
+
 @pytest.fixture
-def conform(request: pytest.FixtureRequest, started: Target | str) -> Callable[[Check], None]:
+def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[Check], None]:
     """Runs a check and makes its verdict the outcome of the test."""
+    config, isolate = request.config, request.config.getoption("isolate")
 
     def conform(check: Check) -> None:
-        system = request.config.stash[SYSTEM]
-        if isinstance(started, str):
-            request.node.user_properties += _properties(check, Verdict(Status.NOT_RUN, started))
-            raise Nonconformant(f"{Status.NOT_RUN}  {started}")
-        case, relation = check.case, check.relation
-        if relation is None:
-            verdict = run(case, system.backend, started)
+        if isolate == "all" or (isolate == "risky" and is_risky(check)):
+            outcome, here = isolation.run(check), isolation.environment
         else:
-            verdict = relate(relation, case, system.backend, started)
-        request.node.user_properties += _properties(check, verdict)
-        if not request.config.stash.get(ENVIRONMENT_SENT, False):
-            request.config.stash[ENVIRONMENT_SENT] = True
-            request.node.user_properties.append(("environment", environment.describe(started)))
-        if verdict.status is Status.UNSUPPORTED:
-            raise Declined(verdict.reason)
-        if not verdict.status.conformant:
-            raise Nonconformant(text(case, verdict, system.name, started.name, system.repro(check.id), relation))
+            outcome, here = _in_this_process(check, config.stash[SYSTEM], request.getfixturevalue("started"))
+        request.node.user_properties.extend(outcome.result.items())
+        if here and not config.stash.get(ENVIRONMENT_SENT, False):
+            config.stash[ENVIRONMENT_SENT] = True
+            request.node.user_properties.append(("environment", here))
+        if outcome.status is Status.UNSUPPORTED:
+            raise Declined(outcome.text)
+        if not outcome.status.conformant:
+            raise Nonconformant(outcome.text)
 
     return conform
 
 
-def _properties(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
-    """The verdict as pytest carries it from a worker to the controller, and into a JUnit file."""
-    yield "case", check.case.id
-    if check.relation:
-        yield "relation", check.relation.name
-    yield "digest", digest(check)
-    yield "status", str(verdict.status)
-    for name in ("reason", "evidence", "path"):
-        if text := getattr(verdict, name):
-            yield name, text
-    figures = asdict(verdict.figures) if verdict.figures else {}
-    for name, value in (figures | {"seconds": verdict.seconds}).items():
-        if value is not None:
-            yield name, min(float(f"{value:.4g}"), LARGEST_FIGURE)
+def _in_this_process(check: Check, system: System, started: Target | str) -> tuple[Outcome, dict[str, str]]:
+    if isinstance(started, str):
+        return of_verdict(check, Verdict(Status.NOT_RUN, started), system, system.target_spec), {}
+    return of_check(check, system, started), environment.describe(started)
 
 
 @pytest.hookimpl(wrapper=True)

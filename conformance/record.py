@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from conformance import inputs, relations
+from conformance import graphs, inputs, relations
 from conformance.check import Check
+from conformance.graphs import GraphRelation
 from conformance.status import Status
 from reference import attention as oracle
 
@@ -29,7 +30,9 @@ class BadRecord(Exception):
 def digest(check: Check) -> str:
     """Key of a result: the case, how its inputs are made, the oracle it is judged by, and the relation, if any."""
     key = f"{check.id} inputs {inputs.VERSION} oracle {oracle.VERSION}"
-    if check.relation:
+    if isinstance(check.relation, GraphRelation):
+        key += f" graphs {graphs.VERSION}"
+    elif check.relation:
         key += f" relations {relations.VERSION}"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 

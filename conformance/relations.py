@@ -34,6 +34,7 @@ class Relation:
     bitwise: bool = True
     prepare: Callable[[Inputs], None] | None = None  # changes the inputs of both calls first, in place
     shares: bool = False  # both calls get the same tensors
+    risky: bool = False  # a kernel that is wrong here might take its process along
 
     @property
     def demand(self) -> str:
@@ -104,7 +105,8 @@ RELATIONS = {
                  _has_harmless_tails, f"a partial last page without NaN or garbage, in {SMALL}",
                  second_calls.garbage_tails),
         Relation("poison.table", "the same call with table entries out of range past each sequence's last page",
-                 _has_unused_entries, "unused table entries that are in range", second_calls.poisoned_table),
+                 _has_unused_entries, "unused table entries that are in range", second_calls.poisoned_table,
+                 risky=True),
         Relation("batch.permuted", "the same sequences in reverse order",
                  lambda case: case.batch > 1, "several sequences", second_calls.reversed_batch),
         Relation("single.query", "the same call as the other mode has it, causal or not",

@@ -24,14 +24,14 @@ class System:
     defaulted: bool  # no backend was named and no AITER is installed
 
     @property
+    def target_kind(self) -> str:
+        """The kind of target, before it is activated."""
+        return self.target_spec.partition(":")[0]
+
+    @property
     def name(self) -> str:
         """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
         return f"{self.backend.name} {self.source.version}" if self.source else self.backend.name
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it runs on a GPU, of which each worker then takes one."""
-        return self.target_spec == "gpu"
 
     def start(self) -> Target:
         """Activate the target and import the kernels. Raises one of `NotReady`."""

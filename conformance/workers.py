@@ -8,6 +8,7 @@ stretches alone, where the one has compiled it long before the other comes; and 
 """
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -48,11 +49,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     by_hand = config.option.numprocesses != "auto" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
     if by_hand or not asked.for_suite(config):
         return None
-    try:
-        on_gpu = asked.system(config).on_gpu
-    except NotReady:  # which is said when the run is configured
-        return None
-    if not on_gpu:
+    with suppress(*NotReady):  # which is said when the run is configured
+        asked.system(config)
+    if not _on_gpu(config):
         return None
     config.stash[COUNTED] = True
     return len(_visible()) * (config.getoption("workers_per_gpu") or 1)
@@ -98,7 +97,7 @@ def _compiled(item: pytest.Item) -> tuple[object, ...]:
 
 
 def _on_gpu(config: pytest.Config) -> bool:
-    return asked.SYSTEM in config.stash and asked.system(config).on_gpu
+    return asked.SYSTEM in config.stash and config.stash[asked.SYSTEM].target_kind == "gpu"
 
 
 def _visible() -> list[str]:

@@ -48,6 +48,7 @@ class Backend:
     targets: tuple[str, ...] = ("cpu", "gpu", "interpreter")
     needs_aiter: bool = False
     prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
+    capturable: bool = False  # claims that `attend` may run while a graph is captured: it reads no value of the device
 
     def answer(self, case: Case, inputs: Inputs) -> Answer:
         """What the backend computes, whichever way it returned it. Raises what the backend raises."""
@@ -75,8 +76,9 @@ def load(name: str) -> Backend:
             raise UnknownBackend(f"backend {name} cannot be loaded: {e}") from e
         if not callable(attend):
             raise UnknownBackend(f"backend {name} is not a function")
-        return Backend(name, cast(Attend, attend))
+        return Backend(name, cast(Attend, attend), capturable=getattr(attend, "capturable", False))
     if name not in names():
         raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
     module = importlib.import_module(f"{__name__}.{name}")
-    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, getattr(module, "prepare", None))
+    prepare, capturable = getattr(module, "prepare", None), getattr(module, "CAPTURABLE", False)
+    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, prepare, capturable)

@@ -14,6 +14,7 @@ from conformance.targets import Target
 
 TARGETS = ("interpreter", "gpu")
 NEEDS_AITER = True
+CAPTURABLE = True
 
 ENTRY_POINTS = {
     "kvcache": (("aiter.ops.triton.attention.mha_v3", "aiter.ops.triton.mha_v3"), "flash_attn_with_kvcache"),

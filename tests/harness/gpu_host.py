@@ -1,7 +1,7 @@
-"""A pytest plugin that makes this machine a host of GPUs: `-p gpu_host`, with `GPUS_OF_HOST` for their number.
+"""Makes this machine a host of GPUs, `GPUS_OF_HOST` of them, in every process that imports this.
 
-The CPU computes what each GPU would. Every process says in the file `GPU_LOG` what environment a driver would have read
-when it was first asked, and what it is: a worker, or the process that controls the workers.
+The CPU computes what each GPU would. Each process says in the file `GPU_LOG` what its driver reads when it is first
+asked, and which worker it is, or belongs to; "" for the process that controls them.
 """
 
 import json
@@ -23,7 +23,7 @@ asked: list[dict[str, Any]] = []
 def ask() -> int:
     """What the driver reads when it is first asked, and never again; the number of GPUs that it then shows."""
     if not asked:
-        who = os.environ.get("PYTEST_XDIST_WORKER", "controller")
+        who = os.environ.get("PYTEST_XDIST_WORKER", "")
         asked.append({"who": who, "read": {name: os.environ[name] for name in LISTS if name in os.environ}})
         with Path(os.environ["GPU_LOG"]).open("a") as log:
             log.write(json.dumps(asked[0]) + "\n")

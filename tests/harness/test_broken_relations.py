@@ -15,7 +15,7 @@ from conformance.failure import text
 from conformance.inputs import Inputs
 from conformance.judge import Verdict
 from conformance.relate import relate
-from conformance.relations import RELATIONS
+from conformance.relations import RELATIONS, Relation
 from conformance.status import Status, Unsupported
 from conformance.targets import Target
 from tests.harness import answers
@@ -32,7 +32,7 @@ SINGLE = "decode-noncausal-bf16-b2-q1-h2:1-d16-p16-kv40+21-packed-random"
 
 def verdict_on(relation: str, case: str, attend: object) -> Verdict:
     check = Check.parse(f"{relation}/{case}")
-    assert check.relation is not None
+    assert isinstance(check.relation, Relation)
     return relate(check.relation, check.case, Backend("planted", attend), CPU)  # pyright: ignore[reportArgumentType]
 
 

@@ -144,57 +144,63 @@ def test_another_process_counts_what_torch_shows_it(monkeypatch: pytest.MonkeyPa
 IDS = [f"decode-noncausal-bf16-b1-q2-h2:1-d16-p1-kv{keys}-packed-random" for keys in range(9, 21)]
 
 
-@pytest.fixture
-def on_host(
-    start: Callable[..., Done], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Done, dict[str, dict[str, str]]]]:
-    """Runs the suite on a host of so many GPUs: what came of it, and what each process's driver read."""
+Read = dict[str, list[dict[str, str]]]
+"""By worker, what each of its processes read; "" is the one that controls them."""
 
-    def on_host(count: int, environ: dict[str, str], *words: object) -> tuple[Done, dict[str, dict[str, str]]]:
-        log = elsewhere / "gpu.log"
-        log.unlink(missing_ok=True)
+OnHost = Callable[..., tuple[Done, Read]]
+
+
+@pytest.fixture
+def on_host(start: Callable[..., Done], elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> OnHost:
+    """Runs the suite on a host of so many GPUs: what came of it, and what the drivers read."""
+    (elsewhere / "sitecustomize.py").write_text("import gpu_host")
+    log = elsewhere / "gpu.log"
+
+    def on_host(count: int, environ: dict[str, str], *words: object) -> tuple[Done, Read]:
         for name in (HIP, ROCR, CUDA):
             monkeypatch.delenv(name, raising=False)
         for name, value in {"GPUS_OF_HOST": str(count), "GPU_LOG": str(log), **environ}.items():
             monkeypatch.setenv(name, value)
-        chosen = [word for name in IDS for word in ("--case", name)]
-        done = start("run", "--backend", "torch", *chosen, "-p", "gpu_host", *words)
-        said = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return done, {entry["who"]: entry["read"] for entry in said}
+        done = start("run", "--backend", "torch", *(f"--case={case}" for case in IDS), *words)
+        read: Read = {}
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            read.setdefault(entry["who"], []).append(entry["read"])
+        return done, read
 
     return on_host
 
 
-OnHost = Callable[..., tuple[Done, dict[str, dict[str, str]]]]
-
-
-def test_each_worker_sees_one_gpu_of_the_callers_list(on_host: OnHost, elsewhere: Path) -> None:
-    """Its driver reads the list when it is first asked, which the choice of a target does: it is short by then."""
+def test_each_worker_and_its_child_see_one_gpu_of_the_callers_list(on_host: OnHost, elsewhere: Path) -> None:
+    """A driver reads the list when it is first asked, which the choice of a target does: it is short by then."""
     record = elsewhere / "record.jsonl"
-    done, read_by = on_host(8, {CUDA: "1,3,6"}, "-n", "auto", "--record", record)
+    done, read_by = on_host(8, {CUDA: "1,3,6"}, "-n", "auto", "--record", record, "--isolate", "all")
     assert done.code == 0, done.printed
-    assert read_by == {"controller": {CUDA: "1,3,6"}, "gw0": {CUDA: "1"}, "gw1": {CUDA: "3"}, "gw2": {CUDA: "6"}}
+    assert read_by.pop("") == [{CUDA: "1,3,6"}]
+    assert {who: {process[CUDA] for process in processes} for who, processes in read_by.items()} == {
+        "gw0": {"1"}, "gw1": {"3"}, "gw2": {"6"},
+    }  # fmt: skip
+    assert [len(processes) for processes in read_by.values()] == [2, 2, 2]
     assert read(record).complete
     assert read(record).header["environment"]["target"] == "gpu:sm_90"
 
 
 def test_without_a_list_workers_share_every_gpu(on_host: OnHost) -> None:
-    done, read_by = on_host(2, {}, "-n", "auto", "--workers-per-gpu", 2, "--target", "gpu")
+    done, read_by = on_host(2, {}, "-n", "auto", "--workers-per-gpu", 2, "--target", "gpu", "--isolate", "none")
     assert done.code == 0, done.printed
-    assert read_by.pop("controller") == {}
-    assert read_by == {f"gw{n}": {CUDA: str(n % 2)} for n in range(4)}
+    assert read_by == {"": [{}]} | {f"gw{n}": [{CUDA: str(n % 2)}] for n in range(4)}
 
 
 def test_hidden_gpus_stay_hidden(on_host: OnHost) -> None:
-    done, read_by = on_host(8, {CUDA: ""}, "-n", 2)
+    done, read_by = on_host(8, {CUDA: ""}, "-n", 1)
     assert done.code == 0, done.printed
     assert "backend torch, target cpu" in done.out
-    assert set(read_by) == {"controller", "gw0", "gw1"}
-    assert all(read == {CUDA: ""} for read in read_by.values())
+    assert set(read_by) == {"", "gw0"}
+    assert all(read == {CUDA: ""} for processes in read_by.values() for read in processes)
 
 
 def test_on_other_targets_auto_counts_cpus_and_no_worker_is_pinned(on_host: OnHost) -> None:
     done, read_by = on_host(8, {CUDA: "1,3,6"}, "-n", "auto", "--target", "cpu", "--maxprocesses", 2)
     assert done.code == 0, done.printed
     assert "gw0" in read_by
-    assert all(read == {CUDA: "1,3,6"} for read in read_by.values())
+    assert all(read == {CUDA: "1,3,6"} for processes in read_by.values() for read in processes)

@@ -1,37 +1,17 @@
-"""The dispatch never makes the host wait for a value of the device: it can be captured in a graph."""
+"""The dispatch never makes the host wait for a value of the device, and what does is noticed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.dispatch import forward
+from conformance.host_reads import HostRead, refused
 from conformance.inputs import make
 from tests.harness.dispatched import RAGGED, UNIFORM, built, case_of, layer_of
-
-
-class NoCopyToTheHost(TorchDispatchMode):
-    """Fails on every operation that makes the host wait for a value, or for a size that depends on one."""
-
-    WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        assert not name.startswith(self.WAITS), f"{name} makes the host wait for the device"
-        target = (kwargs or {}).get("device")
-        assert target is None or torch.device(target).type == "meta", f"{name} moves data to {target}"
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def a_device_without_values() -> Iterator[torch.device]:
-    """Tensors on the meta device have shapes and no values: whatever reads one raises."""
-    with NoCopyToTheHost():
-        yield torch.device("meta")
 
 
 def shapes_alone(name: str) -> Callable[..., Any]:
@@ -43,13 +23,15 @@ def shapes_alone(name: str) -> Callable[..., Any]:
     return kvcache if name == "kvcache" else lambda **_: None
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("mode", ["causal", "noncausal"])
 @pytest.mark.parametrize("lengths", (UNIFORM | RAGGED).values(), ids=UNIFORM | RAGGED)
-def test_the_host_never_waits_for_the_device(mode: str, lengths: str) -> None:
+def test_the_host_never_waits_for_the_device(mode: str, lengths: str, device: str) -> None:
+    """On the meta device tensors have no values: whatever reads one raises anyway."""
     case = case_of(mode, lengths)
-    inputs = make(case).to(torch.device("meta"))
+    inputs = make(case).to(torch.device(device))
     uniform = len(set(case.query_lens)) == 1
-    with a_device_without_values():
+    with refused():
         ways = [built(case, inputs), *([built(case, inputs, for_drafting=True)] if uniform else [])]
         for metadata in ways:
             done = forward(
@@ -59,26 +41,94 @@ def test_the_host_never_waits_for_the_device(mode: str, lengths: str) -> None:
             assert done.lse is None or done.lse.shape == inputs.q.shape[:2]
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda x: x.item(),
-        lambda x: x.tolist(),
-        lambda x: x.cpu(),
-        lambda x: x.to("cpu"),
-        lambda x: x.numpy(),
-        bool,
-        int,
-        lambda x: x.repeat(3)[x.repeat(3) > 0],
-        lambda x: x.repeat(3).nonzero(),
-        lambda x: torch.equal(x, x),
-        lambda x: torch.tensor([1], device="cpu") + x.to("cpu"),
-    ],
-    ids=["item", "tolist", "cpu", "to", "numpy", "bool", "int", "mask", "nonzero", "equal", "add"],
-)
-def test_a_copy_to_the_host_would_be_noticed(read: Callable[[Tensor], object]) -> None:
-    with (
-        a_device_without_values() as device,
-        pytest.raises((AssertionError, RuntimeError, NotImplementedError, TypeError)),
-    ):
-        read(torch.ones(1, dtype=torch.int32, device=device))
+LENGTHS = torch.tensor([3, 1, 2], dtype=torch.int32)
+
+READS: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda x: x.max().item(),
+    "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "to": lambda x: x.to("cpu"),
+    "to, by name": lambda x: x.to(device="cpu"),
+    "numpy": lambda x: x.numpy(),
+    "bool": lambda x: bool((x > 0).all()),
+    "if": lambda x: 1 if (x > 0).any() else 0,
+    "int": lambda x: int(x[0]),
+    "float": lambda x: float(x[0]),
+    "index": lambda x: range(x[0]),  # type: ignore[call-overload]
+    "max of two": lambda x: max(x[0], x[1]),
+    "max of all": max,
+    "in": lambda x: 3 in x,
+    "repr": repr,
+    "print": print,
+    "format": lambda x: f"{x[0]:d}",
+    "mask": lambda x: x[x > 1],
+    "put by mask": lambda x: x.clone().__setitem__(x > 1, torch.tensor([7, 8], dtype=torch.int32)),
+    "nonzero": lambda x: x.nonzero(),
+    "torch.nonzero": torch.nonzero,
+    "where": lambda x: torch.where(x > 1),
+    "unique": lambda x: x.unique(),
+    "equal": lambda x: torch.equal(x, x),
+    "allclose": lambda x: torch.allclose(x, x),
+    "repeat_interleave": lambda x: torch.repeat_interleave(x, output_size=None),
+    "repeats of rows": lambda x: x.repeat_interleave(x),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_read_is_noticed_and_named(read: Callable[[Tensor], object]) -> None:
+    with pytest.raises(HostRead, match=r"reads a value of the device: \w+ in .*test_no_host_read\.py:\d+"), refused():
+        read(LENGTHS.clone())
+
+
+NO_READS: dict[str, Callable[[Tensor], object]] = {
+    "arithmetic": lambda x: (x * 2 + 1).cumsum(0).max(),
+    "shape": lambda x: [len(x), x.numel(), x.shape[0], x.stride(), x.dtype, x.device, x.data_ptr()],
+    "slice": lambda x: x[1:].view(2, 1)[:, 0],
+    "gather": lambda x: x[torch.tensor([0, 2])],
+    "put": lambda x: x.clone().__setitem__(slice(0, 2), 5),
+    "fill where": lambda x: x.clone().__setitem__(x > 1, 0),
+    "masked_fill": lambda x: x.masked_fill(x > 1, 0),
+    "where of three": lambda x: torch.where(x > 1, x, 0),
+    "to its own device": lambda x: torch.ones(2).to(x.device),
+    "to a dtype": lambda x: x.to(torch.int64),
+    "is none": lambda x: x is None,
+    "searchsorted": lambda x: torch.searchsorted(x.cumsum(0), torch.arange(3)),
+    "repeat": lambda x: [x.repeat_interleave(2), torch.repeat_interleave(x, x, output_size=6)],
+    "iterate": lambda x: [row + 1 for row in x],
+}
+
+
+@pytest.mark.parametrize("work", NO_READS.values(), ids=NO_READS)
+def test_work_that_reads_nothing_is_not_mistaken_for_a_read(work: Callable[[Tensor], object]) -> None:
+    with refused():
+        work(LENGTHS.clone())
+
+
+def test_a_read_within_an_operator_of_python_is_noticed() -> None:
+    """Torch's modes are not in force there, and AITER's operators are such."""
+
+    @torch.library.custom_op("conformance_test::longest", mutates_args=())
+    def longest(lengths: Tensor) -> Tensor:
+        return torch.zeros(int(lengths.max().item()))
+
+    with pytest.raises(HostRead, match=r"item in longest \(.*test_no_host_read\.py:"), refused():
+        longest(LENGTHS)
+
+
+def test_a_read_whose_error_is_caught_is_noticed() -> None:
+    def tolerant() -> None:
+        with suppress(Exception):
+            LENGTHS.tolist()
+
+    with pytest.raises(HostRead, match="tolist in tolerant"), refused():
+        tolerant()
+
+
+def test_everything_is_as_it_was_afterwards() -> None:
+    before = {name: getattr(torch.Tensor, name) for name in dir(torch.Tensor) if callable(getattr(torch.Tensor, name))}
+    own = set(vars(torch.Tensor))
+    with refused():
+        pass
+    assert {name: getattr(torch.Tensor, name) for name in before} == before
+    assert set(vars(torch.Tensor)) == own
+    assert LENGTHS.tolist() == [3, 1, 2]
