@@ -42,6 +42,12 @@ def check_id(result: dict[str, Any]) -> str:
     return f"{result['relation']}/{result['case']}" if "relation" in result else result["case"]
 
 
+def fails(result: dict[str, Any]) -> bool:
+    """Does a line make a run not conformant? A failure does that was not expected, and all but the one that was."""
+    status = Status(result["status"])
+    return status != result["expected"]["status"] if "expected" in result else not status.conformant
+
+
 class Writer:
     """Writes a record line by line; a line is on disk as soon as its check is done.
 
@@ -62,9 +68,10 @@ class Writer:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise BadRecord(f"cannot record to {path}: there is no writable folder {path.parent}")
 
-    def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
+    def header(self, planned: int, run: dict[str, Any], environment: dict[str, str], **more: Any) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write("header", format=FORMAT, started=started, planned=planned, run=run, environment=environment)
+        header = {"started": started, "planned": planned, "run": run, "environment": environment}
+        self._write("header", **{"format": FORMAT, **header, **more})
 
     def case(self, **figures: Any) -> None:
         self._write("case", **figures)
@@ -90,6 +97,24 @@ class Record:
     header: dict[str, Any]
     cases: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
+    seconds: float | None = None  # that the run took, if it came to its end
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What was run, as the header has it: plan, backend, options, aiter."""
+        return self.header.get("run", {})
+
+    @property
+    def name(self) -> str:
+        """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
+        return " ".join([str(self.run.get("backend", "?")), *filter(None, [self.run.get("aiter", {}).get("version")])])
+
+    @property
+    def target(self) -> str:
+        """`gpu:gfx942`; what was asked for, `gpu`, where nothing ran on it."""
+        options = self.run.get("options", [])
+        asked = dict(zip(options[::2], options[1::2], strict=False)).get("--target", "?")
+        return self.header.get("environment", {}).get("target", asked)
 
     @property
     def counts(self) -> Counter[Status]:
@@ -124,4 +149,5 @@ def read(path: Path) -> Record:
         elif kind != "footer":
             raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer")
     closed = len(entries) > 1 and entries[-1]["kind"] == "footer"
-    return Record(header, cases, complete=closed and len({check_id(c) for c in cases}) == header["planned"])
+    complete = closed and len({check_id(c) for c in cases}) == header["planned"]
+    return Record(header, cases, complete, entries[-1].get("seconds") if closed else None)

@@ -63,7 +63,8 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
     counts, results = books.counts, books.results
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
-    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} run: " + ", ".join(
+    shard = f", shard {books.plan.shard}" if books.plan.shard else ""
+    lines = [f"{books.system.name}{shard}: {_of_planned(ran, books.planned)} run: " + ", ".join(
         f"{counts[status]} {status}" for status in Status if counts[status])]  # fmt: skip
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)

@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
-    """On a GPU, stretches of checks instead of xdist's default; another way of distribution stays as it was asked for."""
+    """On a GPU, stretches of checks instead of xdist's default; another way of distribution stays as asked for."""
     if config.getoption("dist") != "load" or not _on_gpu(config):
         return None
     from xdist.scheduler import WorkStealingScheduling
@@ -92,8 +92,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | Non
 
 
 def _compiled(item: pytest.Item) -> tuple[object, ...]:
-    parameters = getattr(item, "callspec").params.values() if hasattr(item, "callspec") else ()
-    return next((specialisation.of(check.case) for check in parameters if isinstance(check, Check)), ())
+    call: Any = getattr(item, "callspec", None)
+    checks = [value for value in call.params.values() if isinstance(value, Check)] if call else []
+    return specialisation.of(checks[0].case) if checks else ()
 
 
 def _on_gpu(config: pytest.Config) -> bool:
