@@ -138,9 +138,8 @@ def lines(found: Comparison) -> Iterator[str]:
     """The comparison as a person reads it, the gravest last, where a terminal stands still."""
     for which, record in (("old", found.old), ("new", found.new)):
         counts = ", ".join(f"{record.counts[status]} {status}" for status in Status if record.counts[status])
-        plan = record.run.get("plan", {}).get("title", "")
         cut = "" if record.complete else "; INCOMPLETE"
-        yield f"{which}  {record.name} ({record.target}), {plan}: {counts or 'no result'}{cut}"
+        yield f"{which}  {record.name} ({record.target}): {counts or 'no result'}{cut}"
     by_change = defaultdict(list)
     for changed in found.changes:
         by_change[changed.change].append(changed)

@@ -29,7 +29,8 @@ def merged(paths: Sequence[Path]) -> Record:
     """
     records = [read(path) for path in paths]
     for path, record in zip(paths, records, strict=True):
-        if "plan" not in record.run:
+        plan = record.run.get("plan")
+        if not isinstance(plan, dict) or not {"title", "checks", "digest"} <= plan.keys():
             raise BadRecord(f"{path} does not say what plan its run was a part of")
     _check_that_they_belong_together(paths, records)
     results: dict[str, tuple[Path, dict[str, Any]]] = {}
@@ -42,7 +43,7 @@ def merged(paths: Sequence[Path]) -> Record:
     plan = {name: value for name, value in records[0].run["plan"].items() if name != "shard"}
     parts = [part for record in records for part in record.header.get("parts", [_part(record)])]
     header = records[0].header | {
-        "started": min(record.header["started"] for record in records),
+        "started": min(record.header.get("started", "") for record in records),
         "planned": plan["checks"],
         "run": records[0].run | {"plan": plan},
         "environment": next((record.header["environment"] for record in records if record.header["environment"]), {}),
@@ -118,7 +119,7 @@ def _part(record: Record) -> dict[str, Any]:
     header = record.header
     return {
         "shard": record.run["plan"].get("shard"),
-        "started": header["started"],
+        "started": header.get("started", ""),
         "seconds": record.seconds,
         "results": len(record.cases),
         "environment": header["environment"],

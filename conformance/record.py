@@ -102,7 +102,7 @@ class Record:
     @property
     def run(self) -> dict[str, Any]:
         """What was run, as the header has it: plan, backend, options, aiter."""
-        return self.header.get("run", {})
+        return self.header["run"]
 
     @property
     def name(self) -> str:
@@ -114,7 +114,7 @@ class Record:
         """`gpu:gfx942`; what was asked for, `gpu`, where nothing ran on it."""
         options = self.run.get("options", [])
         asked = dict(zip(options[::2], options[1::2], strict=False)).get("--target", "?")
-        return self.header.get("environment", {}).get("target", asked)
+        return self.header["environment"].get("target", asked)
 
     @property
     def counts(self) -> Counter[Status]:
@@ -141,6 +141,8 @@ def read(path: Path) -> Record:
         raise BadRecord(f"{path} has format {header.get('format')!r}; this suite reads {FORMAT}")
     if not isinstance(header.get("planned"), int):
         raise BadRecord(f"{path} is not a record: its header does not say how many checks were planned")
+    if not all(isinstance(header.get(name), dict) for name in ("run", "environment")):
+        raise BadRecord(f"{path} is not a record: its header does not say what was run, and where")
     cases = []
     for number, entry in enumerate(entries[1:], 2):
         kind = entry.get("kind") if isinstance(entry, dict) else None
