@@ -29,7 +29,7 @@ MODES = ("all", "risky", "none")
 """Which checks run in a child. Where all do, the process that asks imports no AITER and leaves the GPU alone."""
 
 DEFAULT_MODE = {"gpu": "all"}
-"""By kind of target, elsewhere "risky": only a GPU's fault spoils what comes after it, or ends a process at any time."""
+"""By kind of target, elsewhere "risky": a fault of a GPU spoils what comes after it, or ends the process."""
 
 TIME_LIMIT = {"gpu": 180.0}
 """Seconds for a check, kernels compiled, by kind of target."""

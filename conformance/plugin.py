@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterator
 from math import inf
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -12,7 +11,7 @@ from conformance.asked import SYSTEM
 from conformance.bookkeeping import Bookkeeper
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
-from conformance.isolate import MODES, Isolation, is_risky
+from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
 from conformance.plan import Plan
@@ -44,10 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
     group.addoption(
-        "--isolate", default=MODES[0], choices=MODES, help="which checks run in a child process that may die"
+        "--isolate", choices=MODES, help="which checks run in a child that may die (default: all on a GPU, else risky)"
     )
     group.addoption(
-        "--time-limit", type=_seconds, default=180.0, metavar="S", help="for an isolated check; TIMEOUT past it (180)"
+        "--time-limit", type=_seconds, metavar="S", help="for an isolated check (default: 180 on a GPU, else 1800)"
     )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
 
@@ -124,7 +123,8 @@ def started(pytestconfig: pytest.Config) -> Target | str:
 @pytest.fixture(scope="session")
 def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
     """The child process for what might take this one along."""
-    child = Isolation(pytestconfig.stash[SYSTEM], cast("float", pytestconfig.getoption("time_limit")))
+    system, chosen = pytestconfig.stash[SYSTEM], pytestconfig.getoption("time_limit")
+    child = Isolation(system, chosen or TIME_LIMIT.get(system.target_kind, TIME_LIMIT_ELSEWHERE))
     yield child
     child.close()
 
@@ -132,7 +132,8 @@ def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
 @pytest.fixture
 def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[Check], None]:
     """Runs a check and makes its verdict the outcome of the test."""
-    config, isolate = request.config, request.config.getoption("isolate")
+    config = request.config
+    isolate = config.getoption("isolate") or DEFAULT_MODE.get(config.stash[SYSTEM].target_kind, "risky")
 
     def conform(check: Check) -> None:
         if isolate == "all" or (isolate == "risky" and is_risky(check)):
