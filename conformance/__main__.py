@@ -9,7 +9,6 @@ from math import inf
 from pathlib import Path
 
 import pytest
-import torch
 
 from conformance import __version__, backends, environment, manifest
 from conformance import compare as comparing
@@ -183,7 +182,7 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     """What is here and what would run; the kernels are really imported."""
     system = choose(options.backend, options.target, options.aiter)
     here = environment.describe() | {
-        "GPUs": str(torch.cuda.device_count()),
+        "GPUs": environment.of_gpus(),
         "backends": ", ".join(backends.names()),
     }
     would = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.check import Check
+from conformance.environment import of_gpus
 from conformance.failure import text
 from conformance.judge import Verdict
 from conformance.plan import Plan
@@ -81,8 +82,13 @@ class Bookkeeper:
                 }
                 if source := self.system.source:
                     run["aiter"] = {"version": source.version, "commit": source.commit, "origin": source.origin}
-                self.writer.header(len(self.planned), run, environment or {})
+                self.writer.header(len(self.planned), run, self._whole(environment))
             self.writer.case(**result)
+
+    def _whole(self, environment: dict[str, str] | None) -> dict[str, str]:
+        """With all GPUs of the run; the process that ran a check saw its own alone."""
+        gpus = {"GPUs": of_gpus()} if self.system.target_kind == "gpu" else {}
+        return (environment or {}) | gpus
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

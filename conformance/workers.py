@@ -16,6 +16,7 @@ import torch
 
 from conformance import asked, gpus, specialisation
 from conformance.check import Check
+from conformance.environment import visible_gpus
 from conformance.system import NotReady
 
 HIP = torch.version.hip is not None
@@ -54,7 +55,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if not _on_gpu(config):
         return None
     config.stash[COUNTED] = True
-    return len(_visible()) * (config.getoption("workers_per_gpu") or 1)
+    return len(visible_gpus()) * (config.getoption("workers_per_gpu") or 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before anything asks the driver for a GPU
@@ -72,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker which GPUs it shares with the others of its host; one of another host (None) looks for itself."""
     if _on_gpu(node.config):
-        node.workerinput["gpus"] = _visible() if node.gateway.spec.popen else None
+        node.workerinput["gpus"] = visible_gpus() if node.gateway.spec.popen else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,11 +102,6 @@ def _on_gpu(config: pytest.Config) -> bool:
     return asked.SYSTEM in config.stash and config.stash[asked.SYSTEM].target_kind == "gpu"
 
 
-def _visible() -> list[str]:
-    """The GPUs of this process. Asking the driver does no harm here: workers are processes of their own."""
-    return gpus.visible(os.environ, hip=HIP, present=torch.cuda.device_count()) or []
-
-
 def _visible_from_here() -> list[str]:
-    """The same without asking the driver."""
+    """`visible_gpus`, without asking the driver in this process."""
     return gpus.visible(os.environ, hip=HIP, present=gpus.count_apart()) or []

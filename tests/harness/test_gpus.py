@@ -1,7 +1,9 @@
 """Which GPUs a process sees, which one a worker takes, and real workers that do."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -156,12 +158,12 @@ def on_host(start: Callable[..., Done], elsewhere: Path, monkeypatch: pytest.Mon
     (elsewhere / "sitecustomize.py").write_text("import gpu_host")
     log = elsewhere / "gpu.log"
 
-    def on_host(count: int, environ: dict[str, str], *words: object) -> tuple[Done, Read]:
+    def on_host(count: int, environ: dict[str, str], *words: object, cases: Iterable[str] = IDS) -> tuple[Done, Read]:
         for name in (HIP, ROCR, CUDA):
             monkeypatch.delenv(name, raising=False)
         for name, value in {"GPUS_OF_HOST": str(count), "GPU_LOG": str(log), **environ}.items():
             monkeypatch.setenv(name, value)
-        done = start("run", "--backend", "torch", *(f"--case={case}" for case in IDS), *words)
+        done = start("run", "--backend", "torch", *(f"--case={case}" for case in cases), *words)
         read: Read = {}
         for line in log.read_text().splitlines():
             entry = json.loads(line)
@@ -182,7 +184,8 @@ def test_each_worker_and_its_child_see_one_gpu_of_the_callers_list(on_host: OnHo
     }  # fmt: skip
     assert [len(processes) for processes in read_by.values()] == [2, 2, 2]
     assert read(record).complete
-    assert read(record).header["environment"]["target"] == "gpu:sm_90"
+    environment = read(record).header["environment"]
+    assert (environment["target"], environment["GPUs"]) == ("gpu:sm_90", "3: 1, 3, 6 (CUDA_VISIBLE_DEVICES=1,3,6)")
 
 
 def test_without_a_list_workers_share_every_gpu(on_host: OnHost) -> None:
@@ -204,3 +207,27 @@ def test_on_other_targets_auto_counts_cpus_and_no_worker_is_pinned(on_host: OnHo
     assert done.code == 0, done.printed
     assert "gw0" in read_by
     assert all(read == {CUDA: "1,3,6"} for processes in read_by.values() for read in processes)
+
+
+def test_a_worker_runs_one_after_the_other_what_needs_the_same_kernels(on_host: OnHost) -> None:
+    """Two kinds of cases in turn: each worker begins with one kind, and changes to the other at most once."""
+    both = [case.replace("-p1-", f"-p{page}-") for case in IDS for page in (16, 8)]
+    done, _ = on_host(2, {}, "-n", 2, "--isolate", "none", cases=both)
+    assert done.code == 0, done.printed
+    run = re.findall(r"^\[(gw\d)\].* PASS .*-p(\d+)-kv", done.out, re.MULTILINE)
+    assert len(run) == len(both)
+    stretches = {worker: [page for page, _ in groupby(p for w, p in run if w == worker)] for worker in ("gw0", "gw1")}
+    assert sorted(pages[0] for pages in stretches.values()) == ["16", "8"], stretches
+    assert all(len(pages) <= 2 for pages in stretches.values()), stretches
+
+
+def test_a_case_that_kills_its_worker_is_one_verdict(on_host: OnHost, elsewhere: Path) -> None:
+    """Which it runs once, and another worker takes over what the dead one had before it."""
+    record = elsewhere / "record.jsonl"
+    words = ("--backend", "answers:by_page_size", "--isolate", "none", "-n", 2, "--record", record)
+    cases = [case.replace("-p1-", f"-p{14 if case == IDS[3] else 1}-") for case in IDS]
+    done, read_by = on_host(2, {}, *words, cases=cases)
+    assert done.code == 1, done.printed
+    assert read(record).complete
+    assert read(record).counts == {"PASS": 11, "CRASH": 1}
+    assert len(read_by) == 4, "the process that controls them, two workers, and one for the dead"
