@@ -1,15 +1,18 @@
 """Which GPUs a process sees, which one a worker takes, and real workers that do."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from conformance import gpus
+from conformance import gpus, workers
 from conformance.gpus import number, pin, visible
 from conformance.record import read
 from tests.harness.conftest import Done
@@ -139,6 +142,20 @@ def test_another_process_counts_what_torch_shows_it(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv(CUDA, "0")
     assert gpus.count_apart() == torch.cuda.device_count()
+
+
+@pytest.mark.parametrize(("told", "taken"), [(["4", "6"], "6"), (None, "7"), ([], "5,7")])
+def test_a_worker_of_another_host_looks_for_itself(
+    monkeypatch: pytest.MonkeyPatch, told: list[str] | None, taken: str
+) -> None:
+    """Without asking the driver in its own process, which would read the list too early."""
+    monkeypatch.setenv(CUDA, "5,7")
+    monkeypatch.setattr(workers, "HIP", False)
+    monkeypatch.setattr(gpus, "count_apart", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: pytest.fail("the driver was asked"))
+    worker: Any = SimpleNamespace(workerinput={"workerid": "gw3", "gpus": told}, getoption=lambda name: None)
+    workers.pytest_configure(worker)
+    assert os.environ[CUDA] == taken
 
 
 # -- real workers ------------------------------------------------------------------------------------------------------
