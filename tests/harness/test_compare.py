@@ -1,7 +1,7 @@
 """Comparing records: what each change of a check is called, and what the exit code says of it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from tests.harness.conftest import Done
 PASS, MISMATCH, NONFINITE = {"status": "PASS"}, {"status": "MISMATCH"}, {"status": "NONFINITE"}
 UNSUPPORTED, NOT_RUN, CRASH = {"status": "UNSUPPORTED"}, {"status": "NOT RUN"}, {"status": "CRASH"}
 GAP = MISMATCH | {"expected": {"status": "MISMATCH"}}
+
+Results = Mapping[str, dict[str, Any] | None]
+"""By check, what a line of a record says of it; None for no line."""
 
 CHANGES: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, Change | None]] = {
     "passes": (PASS, PASS, None),
@@ -38,19 +41,20 @@ CHANGES: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, Change | 
 }
 
 
-def record(results: dict[str, dict[str, Any] | None], complete: bool = True) -> Record:
+def record(results: Results, complete: bool = True) -> Record:
     cases = [{"case": case, "digest": f"of {case}", **result} for case, result in results.items() if result]
     return Record({"planned": len(cases), "run": {"backend": "fake"}, "environment": {}}, cases, complete)
 
 
-def changes(old: dict[str, dict[str, Any] | None], new: dict[str, dict[str, Any] | None]) -> dict[str, tuple[str, str]]:
+def changes(old: Results, new: Results) -> dict[str, tuple[str, str]]:
     return {c.check: (c.change, c.how) for c in compare(record(old), record(new)).changes}
 
 
 def test_each_change_has_its_name() -> None:
     """All in one pair of records, of which every check that passes the same keeps its place."""
-    old, new = ({name: pair[which] for name, pair in CHANGES.items()} for which in (0, 1))
-    found = changes(old, new)
+    found = changes(
+        {name: old for name, (old, _, _) in CHANGES.items()}, {name: new for name, (_, new, _) in CHANGES.items()}
+    )
     assert {name: change for name, (change, _) in found.items()} == {
         name: change for name, (_, _, change) in CHANGES.items() if change
     }
