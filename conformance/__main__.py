@@ -8,15 +8,18 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from pathlib import Path
 
 import pytest
-import torch
 
 from conformance import __version__, backends, environment, expectations, manifest
+from conformance import compare as comparing
+from conformance import merge as merging
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
+from conformance.record import BadRecord, fails
 from conformance.relations import Relation
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = options.command(options, rest)
         sys.stdout.flush()
         return code
-    except (BadCase, manifest.BadTier, expectations.BadExpectations, *NotReady) as e:
+    except (BadCase, BadRecord, manifest.BadTier, expectations.BadExpectations, *NotReady) as e:
         return _refused(str(e))
     except MemoryError as e:
         return _refused(f"this machine has not the memory: {e}")
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
     run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
+    run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
     run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
 
     limit = fuzz.add_mutually_exclusive_group()
@@ -105,6 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
     detect.set_defaults(command=_detect)
     options_of_detect.add(detect)
+
+    merge = commands.add_parser("merge", help="one record of the shards, or of other parts, of one run")
+    merge.add_argument("records", nargs="+", type=Path, metavar="RECORD")
+    merge.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="write it there")
+    merge.set_defaults(command=_merge)
+    compare = commands.add_parser("compare", help="what changed from one record to another, check by check")
+    for which in ("old", "new"):
+        compare.add_argument(which, metavar=which.upper(), help="a record; of several parts, RECORD,RECORD,...")
+    compare.add_argument("--strict", action="store_true", help="whatever changed, the exit code is 1")
+    compare.set_defaults(command=_compare)
 
     listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
     listing.add_argument("--tier", default="smoke")
@@ -134,7 +148,7 @@ def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
     if options.case and options.tier is not None:
         return _refused("--tier and --case both choose cases: name one")
     # In one word each: pytest takes a path that stands alone for a place to look for its own configuration.
-    names = ("backend", "target", "aiter", "tier", "record")
+    names = ("backend", "target", "aiter", "tier", "shard", "record")
     chosen = [f"--{name}={value}" for name in names if (value := getattr(options, name)) is not None]
     chosen += [f"--case={case}" for case in options.case or ()]
     chosen += [f"--expectations={file}" for file in options.expectations or ()]
@@ -214,7 +228,7 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     expectations.refuse_idle(entries, checks := expectations.of_every_tier())
     expected = expectations.applying(entries, system, checks)
     here = environment.describe() | {
-        "GPUs": str(torch.cuda.device_count()),
+        "GPUs": environment.of_gpus(),
         "backends": ", ".join(backends.names()),
     }
     would = {
@@ -229,6 +243,26 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
         return NOTHING_RAN
     _print_pairs(here | environment.describe(target) | would)
     return CONFORMANT
+
+
+def _merge(options: argparse.Namespace, _: list[str]) -> int:
+    together = merging.merged(options.records)
+    merging.write(together, options.output)
+    said = merging.lines(together)
+    print("\n".join([*said[:-1], f"record: {options.output}", said[-1]]))
+    if not together.complete or not merging.anything_ran(together):
+        return NOTHING_RAN
+    return NOT_CONFORMANT if any(map(fails, together.cases)) else CONFORMANT
+
+
+def _compare(options: argparse.Namespace, _: list[str]) -> int:
+    """Exit code 1 for a regression, with --strict for any change; 3 where one might be in what a record lacks."""
+    found = comparing.compare(comparing.of(options.old), comparing.of(options.new))
+    for line in comparing.lines(found):
+        print(line)
+    if found.regressed or (options.strict and found.changes):
+        return NOT_CONFORMANT
+    return CONFORMANT if found.complete and found.common else NOTHING_RAN
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:

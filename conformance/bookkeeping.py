@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from conformance.check import Check
+from conformance.environment import of_gpus
 from conformance.expectations import Applied
 from conformance.failure import contradicted
 from conformance.judge import Verdict
 from conformance.outcome import of_verdict
+from conformance.plan import Plan
 from conformance.record import Writer, check_id, fails
 from conformance.status import Status
 from conformance.summary import footer_lines, header_lines, progress_word, status_word
@@ -28,8 +30,8 @@ NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 class Bookkeeper:
     """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
 
-    def __init__(self, system: System, expected: Applied, title: str, asked_for: int, record: Path | None) -> None:
-        self.system, self.expected, self.title, self.asked_for = system, expected, title, asked_for
+    def __init__(self, system: System, expected: Applied, plan: Plan, record: Path | None) -> None:
+        self.system, self.expected, self.plan = system, expected, plan
         self.writer = Writer(record) if record else None
         self.started = monotonic()
         self.planned: list[str] = []  # ids of checks
@@ -84,11 +86,20 @@ class Bookkeeper:
         if self.writer:
             if not self.has_header:
                 self.has_header = True
-                run = {"title": self.title, "backend": self.system.backend.name, "options": self.system.options}
+                run = {
+                    "plan": self.plan.recorded(),
+                    "backend": self.system.backend.name,
+                    "options": self.system.options,
+                }
                 if source := self.system.source:
                     run["aiter"] = {"version": source.version, "commit": source.commit, "origin": source.origin}
-                self.writer.header(len(self.planned), run, environment or {})
+                self.writer.header(len(self.planned), run, self._whole(environment))
             self.writer.case(**result)
+
+    def _whole(self, environment: dict[str, str] | None) -> dict[str, str]:
+        """With all GPUs of the run; the process that ran a check saw its own alone."""
+        gpus = {"GPUs": of_gpus()} if self.system.target_kind == "gpu" else {}
+        return (environment or {}) | gpus
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -123,7 +134,7 @@ class Bookkeeper:
     @property
     def deselected(self) -> int:
         """How many of the checks that were asked for pytest was told to leave out."""
-        return self.asked_for - len(self.planned)
+        return len(self.plan.checks) - len(self.planned)
 
     @property
     def anything_ran(self) -> bool:
@@ -132,7 +143,7 @@ class Bookkeeper:
     # -- what the terminal shows ------------------------------------------------------------------------------------
 
     def pytest_report_header(self) -> list[str]:
-        return [*header_lines(self.system, self.title), *self.expected.notes]
+        return [*header_lines(self.system, self.plan.described), *self.expected.notes]
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
         if not _of_suite(report.nodeid) or report.when not in ("call", "???"):

@@ -15,6 +15,7 @@ from conformance.case import Case
 from conformance.evidence import key_read
 from conformance.inputs import Inputs, make
 from conformance.judge import Verdict, judge
+from conformance.memory import NotEnoughMemory
 from conformance.status import Status, Unsupported
 from conformance.targets import Target
 from reference import Attention
@@ -117,7 +118,7 @@ def _status_of(error: BaseException) -> Status:
 
 def _sentence(error: BaseException) -> str:
     """The line of the error that says what is wrong, and where it was raised."""
-    if isinstance(error, Unsupported):
+    if isinstance(error, Unsupported | NotEnoughMemory):
         return _first_line(error)
     said = error
     while said.__cause__ is not None:  # Triton wraps what went wrong in a quotation of the source

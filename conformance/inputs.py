@@ -17,6 +17,7 @@ from conformance import regimes
 from conformance.block_tables import Pages, assign
 from conformance.case import Case
 from conformance.layouts import caches, untouched
+from conformance.memory import refuse_too_much
 
 VERSION = 2
 """Part of every result's digest: raise it when the bits of any input change."""
@@ -59,7 +60,11 @@ class Inputs:
     v_descale: Tensor | None = None
 
     def to(self, device: torch.device) -> "Inputs":
-        """The same inputs elsewhere, strides and sharing of memory between K and V included."""
+        """The same inputs elsewhere, strides and sharing of memory between K and V included.
+
+        Raises NotEnoughMemory where a GPU has no room for them.
+        """
+        refuse_too_much(self.nbytes, device)
         pools: dict[int, Tensor] = {}
 
         def move(value: object) -> object:
@@ -72,6 +77,12 @@ class Inputs:
             return pools[memory.data_ptr()].as_strided(value.shape, value.stride(), value.storage_offset())
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory behind all tensors, what lies between K and V and around q included."""
+        memory = [value.untyped_storage() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in memory}.values())
 
     def digest(self) -> str:
         """Of all bits, strides and numbers: equal on every device and torch version in use."""

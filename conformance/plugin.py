@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance import environment, expectations, manifest
+from conformance import asked, environment, expectations, manifest
+from conformance.asked import SYSTEM
 from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
 from conformance.check import Check, of_tier, to_build
@@ -16,14 +17,17 @@ from conformance.failure import contradicted
 from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
+from conformance.plan import Plan
 from conformance.record import BadRecord, try_to_write
+from conformance.shard import BadShard, Shard
 from conformance.status import Status
 from conformance.summary import counted
-from conformance.system import NotReady, System, choose
+from conformance.system import NotReady, System
 from conformance.targets import SPECS, Target
 
+pytest_plugins = ["conformance.workers"]
+
 CHECKS = pytest.StashKey[list[Check]]()
-SYSTEM = pytest.StashKey[System]()
 EXPECTED = pytest.StashKey[Applied]()
 ENVIRONMENT_SENT = pytest.StashKey[bool]()
 
@@ -41,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="ID",
         help="run this case, or RELATION/ID, and no tier; may be repeated",
     )
+    group.addoption("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
     group.addoption(
         "--isolate", choices=MODES, help="which checks run in a child that may die (default: all on a GPU, else risky)"
     )
@@ -62,25 +67,27 @@ def _seconds(word: str) -> float:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check what was asked for before anything is collected, so that a mistake is one sentence and not one a case."""
-    if not _asked_for(config):
+    if not asked.for_suite(config):
         return
     if (report := config.getoption("xmlpath", None)) and not hasattr(config, "workerinput"):
         _check_report(Path(report))
     chosen, tier = config.getoption("case"), str(config.getoption("tier"))
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
-        config.stash[SYSTEM] = system = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        system = asked.system(config)
         if system.only_builds:
             checks = to_build(checks, chosen=bool(chosen))
         # What a target cannot show is no part of its tier; asked for by name, it says so.
-        config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
+        every = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
+        title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
+        shard = config.getoption("shard")
+        plan = Plan(title, every, None if shard is None else Shard.parse(str(shard)))
+        config.stash[CHECKS] = plan.checks
         _expect(config)
         if not hasattr(config, "workerinput"):
-            title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            planned, expected = len(config.stash[CHECKS]), config.stash[EXPECTED]
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], expected, title, planned, config.getoption("record"))
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], plan, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
-    except (BadCase, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
+    except (BadCase, BadShard, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
 
 
@@ -103,15 +110,6 @@ def _check_report(path: Path) -> None:
         try_to_write(path)
     except OSError as e:
         raise pytest.UsageError(f"cannot write --junitxml {path}: {e.strerror}") from e
-
-
-def _asked_for(config: pytest.Config) -> bool:
-    """Will the suite be collected? Other tests of the same checkout must not depend on AITER or on a manifest."""
-    suite = Path(__file__).parent / "suite"
-    arguments = [argument.partition("::")[0] for argument in config.args]
-    folders = {suite, *suite.parents}
-    return any(argument == "conformance.suite" or Path(argument).resolve() in folders or
-               suite in Path(argument).resolve().parents for argument in arguments)  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -79,9 +79,10 @@ class Writer:
         except OSError as e:
             raise BadRecord(f"cannot record to {path}: {e.strerror}") from e
 
-    def header(self, planned: int, run: dict[str, Any], environment: dict[str, str]) -> None:
+    def header(self, planned: int, run: dict[str, Any], environment: dict[str, str], **more: Any) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write("header", format=FORMAT, started=started, planned=planned, run=run, environment=environment)
+        header = {"started": started, "planned": planned, "run": run, "environment": environment}
+        self._write("header", **{"format": FORMAT, **header, **more})
 
     def case(self, **figures: Any) -> None:
         self._write("case", **figures)
@@ -118,6 +119,24 @@ class Record:
     header: dict[str, Any]
     cases: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
+    seconds: float | None = None  # that the run took, if it came to its end
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What was run, as the header has it: plan, backend, options, aiter."""
+        return self.header["run"]
+
+    @property
+    def name(self) -> str:
+        """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
+        return " ".join([str(self.run.get("backend", "?")), *filter(None, [self.run.get("aiter", {}).get("version")])])
+
+    @property
+    def target(self) -> str:
+        """`gpu:gfx942`; what was asked for, `gpu`, where nothing ran on it."""
+        options = self.run.get("options", [])
+        asked = dict(zip(options[::2], options[1::2], strict=False)).get("--target", "?")
+        return self.header["environment"].get("target", asked)
 
     @property
     def counts(self) -> Counter[Status]:
@@ -126,6 +145,24 @@ class Record:
 
 def read(path: Path) -> Record:
     """Read a record; one that was cut short, even within a line, keeps what it has. Raises BadRecord."""
+    header, *entries = _entries(path)
+    cases, footer = [], None
+    for number, entry in enumerate(entries, 2):
+        if footer is not None:
+            raise BadRecord(f"{path}, line {number}: its footer is not its last line")
+        if _is_result(entry):
+            cases.append(entry)
+        elif isinstance(entry, dict) and entry.get("kind") == "footer" and isinstance(entry.get("counts"), dict):
+            footer = entry
+        else:
+            raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer with counts")
+    record = Record(header, cases, seconds=footer.get("seconds") if footer else None)
+    whole = len(cases) == len({check_id(c) for c in cases}) == header["planned"]
+    return replace(record, complete=whole and footer is not None and footer["counts"] == record.counts)
+
+
+def _entries(path: Path) -> list[Any]:
+    """The lines of a record, the first of which is a header. Raises BadRecord."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -144,19 +181,9 @@ def read(path: Path) -> Record:
         raise BadRecord(f"{path} has format {header.get('format')!r}; this suite reads {FORMAT}")
     if not isinstance(header.get("planned"), int):
         raise BadRecord(f"{path} is not a record: its header does not say how many checks were planned")
-    cases, footer = [], None
-    for number, entry in enumerate(entries[1:], 2):
-        if footer is not None:
-            raise BadRecord(f"{path}, line {number}: its footer is not its last line")
-        if _is_result(entry):
-            cases.append(entry)
-        elif isinstance(entry, dict) and entry.get("kind") == "footer" and isinstance(entry.get("counts"), dict):
-            footer = entry
-        else:
-            raise BadRecord(f"{path}, line {number}: neither a case with a status nor a footer with counts")
-    record = Record(header, cases)
-    whole = len(cases) == len({check_id(c) for c in cases}) == header["planned"]
-    return replace(record, complete=whole and footer is not None and footer["counts"] == record.counts)
+    if not all(isinstance(header.get(name), dict) for name in ("run", "environment")):
+        raise BadRecord(f"{path} is not a record: its header does not say what was run, and where")
+    return entries
 
 
 def _is_result(entry: Any) -> bool:

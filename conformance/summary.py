@@ -88,10 +88,11 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     counts = books.counts - Counter(gap["status"] for gap in gaps)
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
     done = "built" if books.system.only_builds else "run"
-    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
+    shard = f", shard {books.plan.shard}" if books.plan.shard else ""
+    lines = [f"{books.system.name}{shard}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
         [f"{counts[status]} {status}" for status in Status if counts[status]] + _counted_gaps(gaps))]  # fmt: skip
     if books.deselected:
-        lines.append(f"{books.deselected} of {books.asked_for} checks were deselected.")
+        lines.append(f"{books.deselected} of {len(books.plan.checks)} checks were deselected.")
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)
     if raised := sum(_declined_by_raising(result) for result in results.values()):

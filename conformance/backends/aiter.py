@@ -11,6 +11,7 @@ from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
+from conformance.targets.target import FP8
 
 TARGETS = ("interpreter", "gpu", "compile")
 NEEDS_AITER = True
@@ -24,9 +25,6 @@ ENTRY_POINTS = {
     ),
 }
 """Where a kernel lives, in the layout since 2026-01 and before, and its name."""
-
-FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
-"""The float8 that an arch computes with: what a server stores in its cache there, and AITER takes."""
 
 _kernels: dict[str, Callable[..., Any]] = {}
 _arch: list[str] = []

@@ -24,6 +24,7 @@ from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.report import Analysis, lines
 from conformance.detect.run import NotTheSame, Run
 from conformance.detect.trials import CannotJudge, Laboratory
+from conformance.shard import BadShard, Shard
 from conformance.system import NotReady, System, choose
 from conformance.targets import Target, TargetError
 
@@ -47,7 +48,7 @@ class Selection:
     """Which mutants a run is about."""
 
     only: re.Pattern[str]
-    shard: tuple[int, int]
+    shard: Shard
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Selection:
@@ -55,15 +56,11 @@ class Selection:
             only = re.compile(options.only or "")
         except re.error as error:
             raise BadOption(f"--only {options.only}: {error}") from error
-        shard = re.fullmatch(r"(\d+)/(\d+)", "1/1" if options.shard is None else options.shard)
-        if shard is None or not 1 <= int(shard[1]) <= int(shard[2]):
-            raise BadOption(f"--shard {options.shard} is no share: write 1/4 to 4/4")
-        return cls(only, (int(shard[1]), int(shard[2])))
+        return cls(only, Shard.parse(options.shard) if options.shard is not None else Shard())
 
     def of_all(self, all_mutants: list[Mutant]) -> list[Mutant]:
-        number, shares = self.shard
         # Neighbours go to different shards: mutants of one line take about the same time.
-        share = all_mutants[number - 1 :: shares]
+        share = all_mutants[self.shard.number - 1 :: self.shard.of]
         return [mutant for mutant in share if self.only.search(mutant.id)]
 
 
@@ -72,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
     _leave_one_thread_to_numpy()
     try:
         return _main(options)
-    except (BadOption, *Refused) as error:
+    except (BadOption, BadShard, *Refused) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return BAD_USAGE
     except Stopped as error:

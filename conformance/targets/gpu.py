@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from conformance import gpus
 from conformance.status import Unsupported
 from conformance.targets.target import Target, TargetError, refuse_to_interpret
 
@@ -23,13 +24,13 @@ AMD_ALONE = {
 
 
 def find() -> Target:
-    """The GPU of this process; TargetError without one. Under pytest-xdist worker N takes GPU N modulo their number."""
+    """The first GPU that this process sees, which in a worker of pytest-xdist is its own; TargetError without one."""
     refuse_to_interpret("target gpu is to run")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         built = "for ROCm" if torch.version.hip else "for CUDA" if torch.version.cuda else "without GPU support"
         raise TargetError(f"no GPU is visible to torch: torch {torch.__version__} is built {built} and finds no device")
-    device = torch.device("cuda", _worker_number() % count)
+    device = torch.device("cuda", 0)
     properties: Any = torch.cuda.get_device_properties(device)
     amd = properties.gcnArchName.split(":")[0] if torch.version.hip else None
     return Target("gpu", amd or f"sm_{properties.major}{properties.minor}", device)
@@ -39,15 +40,20 @@ def activate() -> Target:
     """Makes the GPU that `find` finds this process's own."""
     target = find()
     torch.cuda.set_device(target.device)
+    _check_that_it_is_pinned()
     if not torch.version.hip:
         _launch_amd_kernels_on_cuda()
     return target
 
 
-def _worker_number() -> int:
-    """N of the pytest-xdist worker `gwN` that this process is; 0 without xdist."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    return int(worker[2:]) if worker.startswith("gw") and worker[2:].isdigit() else 0
+def _check_that_it_is_pinned() -> None:
+    """A list that was shortened after the driver had read it has no effect: all workers would crowd on one GPU."""
+    listed = gpus.visible(os.environ, hip=torch.version.hip is not None)
+    if listed is not None and len(listed) < (seen := torch.cuda.device_count()):
+        raise TargetError(
+            f"this process sees {seen} GPUs where its environment lists {', '.join(listed)}: "
+            "something asked the driver for them before the worker took its own"
+        )
 
 
 def _launch_amd_kernels_on_cuda() -> None:

@@ -12,6 +12,10 @@ class TargetError(Exception):
     """A target cannot be used here; the message is one sentence that says why."""
 
 
+FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
+"""The float8 that an arch of AMD's computes with: what a server stores in its cache there, and AITER takes."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Where kernels run; `device` is where their tensors live."""
@@ -21,6 +25,11 @@ class Target:
     arch: str
     """"gfx942", "sm_90", or "cpu" where no Triton kernel runs."""
     device: torch.device
+
+    @property
+    def fp8(self) -> str:
+        """The float8 that the arch computes with; "" where none is known."""
+        return FP8.get(self.arch, "e4m3fn" if self.arch.startswith("sm_") else "")
 
     @property
     def name(self) -> str:

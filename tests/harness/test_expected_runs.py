@@ -12,12 +12,10 @@ import pytest
 
 from conformance.record import check_id, fails, read
 from conformance.status import Status
-from tests.harness import test_run
+from tests.harness.conftest import Done
 from tests.harness.small_aiter import Checkout
 from tests.harness.test_expectations import GOOD, toml
-from tests.harness.test_run import Done, case_of, chosen, recorded
-
-start, command, elsewhere = test_run.start, test_run.command, test_run.elsewhere  # fixtures
+from tests.harness.test_run import case_of, chosen, recorded
 
 ANSWERS = ("--backend", "answers:by_page_size", "--target", "cpu")
 

@@ -148,6 +148,8 @@ def test_a_record_that_cannot_grow_says_so_once_and_keeps_what_it_has(path: Path
         ('{"kind": "header", "format": 99, "planned": 1}\n', f"has format 99; this suite reads {FORMAT}"),
         ('{"kind": "header", "planned": 1}\n', f"has format None; this suite reads {FORMAT}"),
         (f'{{"kind": "header", "format": {FORMAT}}}\n', "..."),
+        (json.dumps(HEADER | {"run": None}) + "\n", "its header does not say what was run, and where"),
+        (json.dumps({**HEADER, "environment": "mine"}) + "\n", "its header does not say what was run, and where"),
         (json.dumps(HEADER) + "\n{}\n", "..."),
         (json.dumps(HEADER) + '\n{"kind": "case"}\n', "..."),
         (json.dumps(HEADER) + '\n{"kind": "case", "case": "a", "status": "SPLENDID"}\n', "..."),

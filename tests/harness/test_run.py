@@ -1,7 +1,5 @@
 """Whole runs, as a user or a CI job starts them: exit codes, what is printed and recorded, what a mistake costs."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -9,20 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 import pytest
 
-from conformance.__main__ import main
 from conformance.check import of_tier
 from conformance.record import check_id, read
 from conformance.status import Status
 from tests.harness.answers import BEHAVIOURS
-
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+from tests.harness.conftest import ROOT, Done
 
 
 def case_id(page_size: int = 1, keys: int = 9) -> str:
@@ -31,62 +26,6 @@ def case_id(page_size: int = 1, keys: int = 9) -> str:
 
 def chosen(*ids: str) -> list[str]:
     return [word for name in ids for word in ("--case", name)]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A run that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def printed(self) -> str:
-        return self.out + self.err
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A working directory that is not the checkout; a folder `aiter` in it hides one that is installed."""
-    (tmp_path / "aiter").mkdir()
-    (tmp_path / "aiter" / "__init__.py").write_text("")
-    return tmp_path
-
-
-@pytest.fixture
-def start(elsewhere: Path) -> Callable[..., Done]:
-    """Starts `python -m MODULE ...` in a process of its own."""
-
-    def start(*words: object, module: str = "conformance", cwd: Path = elsewhere) -> Done:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, (elsewhere, ROOT, HERE)))
-        environment["OMP_NUM_THREADS"] = "1"
-        command = [sys.executable, "-m", module, *map(str, words), "-p", "no:cacheprovider"]
-        done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return start
-
-
-@pytest.fixture
-def command(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Runs a command in this process: what is refused before a case runs needs no process of its own."""
-    monkeypatch.chdir(elsewhere)
-    monkeypatch.syspath_prepend(elsewhere)
-
-    def command(*words: object) -> Done:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                code = main(list(map(str, words)))
-            except SystemExit as leaving:
-                code = leaving.code if isinstance(leaving.code, int) else 1
-        return Done(code, out.getvalue(), err.getvalue())
-
-    return command
 
 
 def strictly(line: str) -> dict[str, Any]:
@@ -327,7 +266,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "record folder": (["run", "--case", CASE, "--record", "no/such/r.jsonl"], "cannot record to no/such/r.jsonl"),
     "record under a file": (["run", "--case", CASE, "--record", "exists.jsonl/r"], "cannot record to exists.jsonl/r"),
     "record name": (["run", "--case", CASE, "--record", "r" * 300], "cannot record to rrr"),
+    "workers without GPUs": (["run", "--workers-per-gpu", "2"], "--workers-per-gpu is for -n auto and target gpu"),
+    "workers of a CPU": (
+        ["run", "--case", CASE, "--workers-per-gpu", "2", "-n", "auto", "--target", "cpu"],
+        "--workers-per-gpu is for -n auto and target gpu",
+    ),
+    "no workers": (["run", "--workers-per-gpu", "0"], "--workers-per-gpu: invalid positive number value: '0'"),
+    "shard": (["run", "--shard", "5/4"], "--shard 5/4 is no share: write 1/4 to 4/4"),
     "option of pytest": (["run", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+    "merge nothing": (["merge", "-o", "new.jsonl"], "required: RECORD"),
+    "merge to nowhere": (["merge", "exists.jsonl"], "required: -o/--output"),
+    "merge what is not there": (["merge", "none.jsonl", "-o", "new.jsonl"], "cannot read none.jsonl"),
+    "merge what is no record": (["merge", "exists.jsonl", "-o", "new.jsonl"], "exists.jsonl is not a record"),
+    "compare one": (["compare", "exists.jsonl"], "required: NEW"),
+    "compare what is not there": (["compare", "none.jsonl", "exists.jsonl"], "cannot read none.jsonl"),
+    "compare what is no record": (["compare", "exists.jsonl", "exists.jsonl"], "exists.jsonl is not a record"),
     "list": (["list", "--tier", "nope"], "unknown tier 'nope'"),
     "list more": (["list", "more"], "unrecognized arguments: more"),
     "show": (["show", "garbage"], "not a case id: 'garbage'"),

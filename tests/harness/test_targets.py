@@ -74,7 +74,8 @@ def no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has activated nothing yet, as far as `activate` can tell."""
     monkeypatch.setattr(conformance.targets, "_active", [])
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    for name in ("PYTEST_XDIST_WORKER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -89,7 +90,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: setattr(shown, "current", index))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: shown.current)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(gpu, "_launch_amd_kernels_on_cuda", lambda: None)
     return shown
@@ -137,11 +137,18 @@ def test_an_nvidia_gpu_is_named_by_its_compute_capability() -> None:
     assert activate("gpu").name == "gpu:sm_90"
 
 
+@pytest.mark.usefixtures("no_target")
+def test_a_worker_takes_the_first_gpu_that_it_sees(machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
+    machine.current = 5
+    assert activate("gpu").device == machine.current == torch.device("cuda", 0)
+
+
 @pytest.mark.usefixtures("no_target", "machine")
-@pytest.mark.parametrize(("worker", "index"), [("gw0", 0), ("gw7", 7), ("gw11", 3), ("master", 0)])
-def test_each_xdist_worker_takes_its_gpu(worker: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-    assert activate("gpu").device == torch.device("cuda", index)
+def test_a_worker_whose_list_came_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(TargetError, match="this process sees 8 GPUs where its environment lists 3: something asked"):
+        activate("gpu")
 
 
 @pytest.mark.usefixtures("no_target", "machine")

@@ -1,0 +1,171 @@
+"""Comparing two records: what a change of AITER, of a kernel or of a machine did to each check.
+
+Checks are compared by their digest: one whose inputs, or whose oracle, are another version's is no longer the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from conformance.merge import merged
+from conformance.record import BadRecord, Record, check_id, read
+from conformance.status import Status
+
+GROWTH = 1.5
+"""A figure of a pass drifts if it grows to so many times what it was ..."""
+
+FLOOR = {"bound": 0.25, "noise": 0.5}
+"""... and above this. The limits are 1 and 1.25; below a floor a figure tells of a case, not of its kernel."""
+
+RESOURCES = ("vgpr_spills", "sgpr_spills", "lds")
+"""What a built kernel needs, of which more is drift."""
+
+SHOWN = 10
+"""So many checks that are in one record alone are named."""
+
+
+class Change(StrEnum):
+    """What became of a check; the gravest first."""
+
+    REGRESSED = "REGRESSED"  # it passed, or was declined, and fails; or it passed, and is declined
+    CHANGED_KIND = "CHANGED KIND"  # it still does not pass, for another reason
+    DRIFT = "DRIFT"  # it passes, with less room or more resources
+    MISSING = "MISSING"  # it had a result, and has none
+    EDITED = "EDITED"  # its inputs, oracle or relation are another version's
+    FIXED = "FIXED"  # it did not pass, and does
+    NEW = "NEW"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One check that is not what it was."""
+
+    change: Change
+    check: str
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two records, and what changed from one to the other."""
+
+    old: Record
+    new: Record
+    changes: list[Changed]
+    common: int  # checks with a result in both
+
+    @property
+    def regressed(self) -> bool:
+        return any(changed.change is Change.REGRESSED for changed in self.changes)
+
+    @property
+    def complete(self) -> bool:
+        """Is either record all that its run had planned? What is not there cannot be said to be as it was."""
+        return self.old.complete and self.new.complete
+
+
+def of(paths: str) -> Record:
+    """The record of that name, or of several names with commas between them, merged. Raises BadRecord."""
+    names = [paths] if Path(paths).exists() else paths.split(",")
+    return read(Path(names[0])) if len(names) == 1 else merged(list(map(Path, names)))
+
+
+def compare(old: Record, new: Record) -> Comparison:
+    """What changed. Raises BadRecord where no check is the same in both: inputs or oracle are another version's."""
+    before, after = ({check_id(r): r for r in record.cases if r["status"] != Status.NOT_RUN} for record in (old, new))
+    both = [check for check in after if check in before]
+    edited = {check for check in both if before[check].get("digest") != after[check].get("digest")}
+    if both and len(edited) == len(both):
+        raise BadRecord(
+            f"nothing can be compared: in all {len(both)} checks that both records have, "
+            "the inputs or the oracle are of another version"
+        )
+    changes = [Changed(Change.MISSING, check) for check in before if check not in after]
+    for check, result in after.items():
+        if check not in before:
+            changes.append(Changed(Change.NEW, check, _status(result)))
+        elif check in edited:
+            changes.append(Changed(Change.EDITED, check))
+        elif change := _change(before[check], result):
+            changes.append(Changed(change, check, f"{_status(before[check])} -> {_status(result)}"))
+        elif drift := "; ".join(_drift(before[check], result)):
+            changes.append(Changed(Change.DRIFT, check, drift))
+    return Comparison(old, new, changes, len(both) - len(edited))
+
+
+def _change(old: dict[str, Any], new: dict[str, Any]) -> Change | None:
+    was, now = Status(old["status"]), Status(new["status"])
+    if was is now:
+        return None
+    if now is Status.PASS:
+        return Change.FIXED
+    if was.conformant:
+        return Change.REGRESSED
+    return Change.CHANGED_KIND
+
+
+def _drift(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    if new["status"] != Status.PASS:
+        return
+    for name, floor in FLOOR.items():
+        if (now := new.get(name, 0.0)) > floor and now >= GROWTH * (was := old.get(name, now)):
+            yield f"{name} {was:.3g} -> {now:.3g}"
+    before, after = (_resources(result.get("kernels", [])) for result in (old, new))
+    for (kernel, what), now in after.items():
+        if now > (was := before.get((kernel, what), now)):
+            yield f"{kernel}: {what} {was} -> {now}"
+
+
+def _resources(kernels: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """The most that any build of each kernel needs: a check may build one several times."""
+    most: dict[tuple[str, str], int] = defaultdict(int)
+    for kernel in kernels:
+        for what in RESOURCES:
+            most[kernel["name"], what] = max(most[kernel["name"], what], kernel.get(what) or 0)
+    return most
+
+
+def _status(result: dict[str, Any]) -> str:
+    return result["status"] + (" (expected)" if "expected" in result else "")
+
+
+def lines(found: Comparison) -> Iterator[str]:
+    """The comparison as a person reads it, the gravest last, where a terminal stands still."""
+    for which, record in (("old", found.old), ("new", found.new)):
+        counts = ", ".join(f"{record.counts[status]} {status}" for status in Status if record.counts[status])
+        cut = "" if record.complete else "; INCOMPLETE"
+        yield f"{which}  {record.name} ({record.target}): {counts or 'no result'}{cut}"
+    by_change = defaultdict(list)
+    for changed in found.changes:
+        by_change[changed.change].append(changed)
+    for change in reversed(Change):
+        some = by_change[change]
+        if not some:
+            continue
+        yield ""
+        yield f"{change}  {len(some)}"
+        briefly = change in (Change.NEW, Change.MISSING, Change.EDITED)
+        for changed in some[:SHOWN] if briefly else some:
+            yield f"  {changed.check}" + (f"   {changed.how}" if changed.how else "")
+        if briefly and len(some) > SHOWN:
+            yield f"  ... and {len(some) - SHOWN} more"
+    yield ""
+    yield _verdict(found)
+
+
+def _verdict(found: Comparison) -> str:
+    counts = Counter(changed.change for changed in found.changes)
+    said = ", ".join(f"{counts[change]} {change.lower()}" for change in Change if counts[change])
+    what = f"of {found.common} checks in common: {said or 'all as they were'}"
+    if not found.common:
+        return "NOTHING COMPARED: the records have no check in common."
+    if found.regressed:
+        return f"REGRESSED: {what}."
+    if not found.complete:
+        return f"INCOMPLETE: {what}; what the cut record lacks may have regressed."
+    return f"NO REGRESSION: {what}." if found.changes else f"EQUAL: {what}."

@@ -1,0 +1,40 @@
+"""Plans: what a run was asked to check, of which it may be one part of several."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.check import Check
+from conformance.record import digest
+from conformance.shard import Shard
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tier, or chosen checks, and the shard of them that a run takes."""
+
+    title: str
+    every: list[Check]
+    shard: Shard | None = None
+
+    @property
+    def checks(self) -> list[Check]:
+        """Those of this run."""
+        shard = self.shard
+        return self.every if shard is None else [check for check in self.every if shard.holds(digest(check))]
+
+    @property
+    def described(self) -> str:
+        """`tier core`, or `tier core, shard 2/4`."""
+        return f"{self.title}, shard {self.shard}" if self.shard else self.title
+
+    def recorded(self) -> dict[str, Any]:
+        """What the header of a record says of it: enough to tell whether the parts of a plan are all there."""
+        described = {"title": self.title, "checks": len(self.every), "digest": joint(map(digest, self.every))}
+        return described | ({"shard": str(self.shard)} if self.shard else {})
+
+
+def joint(digests: Iterable[str]) -> str:
+    """One digest for a set of them."""
+    return hashlib.sha256("\n".join(sorted(set(digests))).encode()).hexdigest()[:16]
