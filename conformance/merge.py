@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from conformance.plan import joint
-from conformance.record import BadRecord, Record, Writer, check_id, fails, read
+from conformance.record import BadRecord, Record, Writer, check_id, read
 from conformance.status import Status
+from conformance.summary import verdict
 
 SAME: dict[str, Callable[[Record], Any]] = {
     "backend": lambda record: record.run.get("backend"),
@@ -55,7 +56,7 @@ def merged(paths: Sequence[Path]) -> Record:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a merged record; it gets a footer if it is complete. Raises BadRecord where there is a file already."""
+    """Write a merged record, with a footer if it is complete. Raises BadRecord if it cannot, or if there is a file."""
     header = {name: value for name, value in record.header.items() if name != "kind"}
     writer = Writer(path)
     writer.header(**header)
@@ -64,6 +65,8 @@ def write(record: Record, path: Path) -> None:
     if record.complete:
         writer.footer(Counter(result["status"] for result in record.cases), record.seconds or 0.0)
     writer.close()
+    if writer.failed:
+        raise BadRecord(f"cannot record to {path}: {writer.failed}")
 
 
 def lines(record: Record) -> list[str]:
@@ -79,14 +82,11 @@ def lines(record: Record) -> list[str]:
 
 
 def _verdict(record: Record, missing: list[str]) -> str:
-    lacking = record.header["planned"] - len(record.cases)
-    failing = sum(map(fails, record.cases))
-    if not record.complete:
-        why = f"; no record of shard {', '.join(missing)}" if missing else ""
-        return f"INCOMPLETE: {lacking} of {record.header['planned']} checks have no result{why}."
-    if not anything_ran(record):
-        return "NOTHING RAN."
-    return f"NOT CONFORMANT: {failing} of {len(record.cases)} checks fail." if failing else "CONFORMANT."
+    if record.complete:
+        return verdict({check_id(result): result for result in record.cases})
+    why = f"; no record of shard {', '.join(missing)}" if missing else ""
+    planned = record.header["planned"]
+    return f"INCOMPLETE: {planned - len(record.cases)} of {planned} checks have no result{why}."
 
 
 def anything_ran(record: Record) -> bool:

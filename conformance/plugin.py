@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         shard = config.getoption("shard")
         plan = Plan(title, every, None if shard is None else Shard.parse(str(shard)))
         config.stash[CHECKS] = plan.checks
-        _expect(config)
+        _expect(config, [check.id for check in every])
         if not hasattr(config, "workerinput"):
             bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], plan, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
@@ -91,9 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(e)) from e
 
 
-def _expect(config: pytest.Config) -> None:
-    """Find which declared gap applies to which check; the command that runs one again names the same lists."""
-    system, ids = config.stash[SYSTEM], [check.id for check in config.stash[CHECKS]]
+def _expect(config: pytest.Config, ids: list[str]) -> None:
+    """Find which declared gap applies to which check; the command that runs one again names the same lists.
+
+    `ids` are those of the whole plan: an entry may apply to checks of another shard alone.
+    """
+    system = config.stash[SYSTEM]
     files, alone = config.option.expectations, config.option.no_expectations
     entries = expectations.asked_for(system.backend.name, files, with_committed=not alone)
     if not hasattr(config, "workerinput"):

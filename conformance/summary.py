@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from conformance import __version__
@@ -84,7 +84,7 @@ def _of_planned(ids: Collection[str], planned: Collection[str]) -> str:
 
 def footer_lines(books: Bookkeeper) -> list[str]:
     """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
-    results, gaps = books.results, _gaps(books)
+    results, gaps = books.results, _gaps(books.results.values())
     counts = books.counts - Counter(gap["status"] for gap in gaps)
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
     done = "built" if books.system.only_builds else "run"
@@ -141,8 +141,8 @@ def _reasons(results: Any, status: Status) -> list[str]:
     return [f"{count} {status}: {reason}" for reason, count in reasons.items()]
 
 
-def _gaps(books: Bookkeeper) -> list[dict[str, Any]]:
-    return [result for result in books.results.values() if "expected" in result and not fails(result)]
+def _gaps(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [result for result in results if "expected" in result and not fails(result)]
 
 
 def _counted_gaps(gaps: list[dict[str, Any]]) -> list[str]:
@@ -173,18 +173,24 @@ def _verdict(books: Bookkeeper) -> str:
         return f"INCOMPLETE: {counted(lacking, 'planned ')} {'has' if len(lacking) == 1 else 'have'} no result."
     if books.writer and not books.recorded:
         return f"INCOMPLETE: cannot record to {books.writer.path} any more: {books.writer.failed}."
-    if not books.anything_ran:
+    return verdict(books.results, selected=bool(books.deselected))
+
+
+def verdict(results: Mapping[str, dict[str, Any]], *, selected: bool = False) -> str:
+    """What the results of all planned checks, by their ids, say in one line; of `selected` ones, if some were not."""
+    counts = Counter(result["status"] for result in results.values())
+    if not set(counts) - {Status.NOT_RUN, Status.UNSUPPORTED}:
         return "NOTHING RAN."
-    failed = [check for check, result in books.results.items() if fails(result)]
+    failed = [check for check, result in results.items() if fails(result)]
     if failed:
-        return f"NOT CONFORMANT: {_of_planned(failed, books.planned)} fail."
-    gaps = _counted_gaps(_gaps(books))
-    if gaps and not books.counts[Status.PASS]:
+        return f"NOT CONFORMANT: {_of_planned(failed, results)} fail."
+    gaps = _counted_gaps(_gaps(results.values()))
+    if gaps and not counts[Status.PASS]:
         return f"NOTHING PASSED: {gaps[0]}."
-    declined = books.counts[Status.UNSUPPORTED]
+    declined = counts[Status.UNSUPPORTED]
     return ", ".join((
         "CONFORMANT",
-        *["in what was selected"] * bool(books.deselected),
+        *["in what was selected"] * selected,
         *[f"but for {gap}" for gap in gaps],
-        *[f"{declined} of {len(books.planned)} checks declined"] * bool(declined),
+        *[f"{declined} of {len(results)} checks declined"] * bool(declined),
     )) + "."  # fmt: skip

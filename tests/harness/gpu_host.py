@@ -50,3 +50,4 @@ torch.cuda.synchronize = lambda device=None: None
 torch.cuda.get_device_properties = properties  # type: ignore[assignment]
 torch.cuda.mem_get_info = lambda device=None: (2**35, 2**36)
 targets.SPECS |= {"gpu": activate, "cpu": activate_cpu}
+targets.gpu.find = activate

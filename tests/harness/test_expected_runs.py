@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conformance.record import check_id, fails, read
+from conformance.check import Check
+from conformance.record import check_id, digest, fails, read
 from conformance.status import Status
 from tests.harness.conftest import Done
 from tests.harness.small_aiter import Checkout
@@ -185,3 +186,21 @@ def test_doctor_says_what_would_be_expected(command: Callable[..., Done], elsewh
     assert done.code == 0
     assert re.search(r"^expectations +1 gap expected, by mine\.toml, entry 1$", done.out, re.MULTILINE)
     assert re.search(r"^expectations +none apply$", command("doctor").out, re.MULTILINE)
+
+
+def test_shards_share_a_list_and_merge_to_the_verdict_of_one_run(
+    start: Callable[..., Done], command: Callable[..., Done], elsewhere: Path
+) -> None:
+    """The entry applies to a check of one shard alone, and is not idle in the other."""
+    names = ("raises", "right", "says_more", "warns")
+    shards = {name: int(digest(Check.parse(case_of(name))), 16) % 2 + 1 for name in names}
+    assert set(shards.values()) == {1, 2}, "choose other behaviours"
+    mine = expecting(elsewhere / "mine.toml", "ERROR", "raises")
+    for number in (1, 2):
+        words = (*ANSWERS, "--expectations", mine, *chosen(*map(case_of, names)), "--shard", f"{number}/2")
+        done = start("run", *words, "--record", elsewhere / str(number))
+        assert done.code == 0, done.printed
+        assert ("1 expected gap" in done.out) == (number == shards["raises"])
+    done = command("merge", elsewhere / "1", elsewhere / "2", "-o", elsewhere / "both")
+    assert done.code == 0, done.printed
+    assert done.out.splitlines()[-1] == "CONFORMANT, but for 1 expected gap."
