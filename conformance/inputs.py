@@ -41,9 +41,9 @@ GUARD_ROWS = 8
 class Inputs:
     """The arguments of one attention call; see `reference.attend` for their meaning.
 
-    q [T, Hq, D]; caches [num_blocks, block_size, Hkv, D] with the strides of the case's layout; block_table [B, W],
-    seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and v_descale [B, Hkv] float32
-    or None.
+    q [T, Hq, D], whose rows may lie apart; caches [num_blocks, block_size, Hkv, D] with the strides of the case's
+    layout; block_table [B, W], seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and
+    v_descale [B, Hkv] float32 or None.
     """
 
     q: Tensor
@@ -96,13 +96,14 @@ def make(case: Case) -> Inputs:
     k, v = (_normal(bits, (pages.pool, *page), cache_dtype, scale) for scale in (k_descale, v_descale))
     q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), dtype)
     sinks = _normal(bits, (case.q_heads,), torch.float32) if case.sinks else None
-    scale, heads, garbage = 1 / math.sqrt(case.head_dim), case.q_heads, regimes.garbage(cache_dtype)
+    scale, heads = case.scale or 1 / math.sqrt(case.head_dim), case.q_heads
+    garbage = regimes.garbage(cache_dtype)
     regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, scale)
     k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
     per_head = torch.ones(case.batch, case.kv_heads)
     return Inputs(
-        q=_amid_nan(q),
+        q=_amid_nan(q, 2 * case.kv_heads if case.fused_q else 0),
         k_cache=k_cache,
         v_cache=v_cache,
         block_table=pages.block_table(case),
@@ -117,11 +118,14 @@ def make(case: Case) -> Inputs:
     )
 
 
-def _amid_nan(q: Tensor) -> Tensor:
-    """The same queries with rows of NaN before and behind: what a kernel reads there shows, whatever memory holds."""
-    rows = torch.full((len(q) + 2 * GUARD_ROWS, *q.shape[1:]), torch.nan, dtype=q.dtype)
-    rows[GUARD_ROWS:-GUARD_ROWS] = q
-    return rows[GUARD_ROWS:-GUARD_ROWS]
+def _amid_nan(q: Tensor, heads_between: int) -> Tensor:
+    """The same queries with NaN before and behind, and in so many heads after each row, where a fused projection has K
+    and V: what a kernel reads there shows, whatever memory holds."""
+    tokens, heads, head_dim = q.shape
+    rows = torch.full((tokens + 2 * GUARD_ROWS, heads + heads_between, head_dim), torch.nan, dtype=q.dtype)
+    amid = rows[GUARD_ROWS:-GUARD_ROWS, :heads]
+    amid.copy_(q)
+    return amid
 
 
 def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype, descale: float = 1.0) -> Tensor:

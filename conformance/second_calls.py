@@ -16,6 +16,9 @@ from conformance.case import Case
 from conformance.inputs import Inputs
 from conformance.layouts import caches
 
+ROOM = 4_096
+"""Keys that `bounded` has room for at least: kernels that go by the bound cut them into segments."""
+
 SHIFT, REACH = 6.0, 2.0
 """What `shifted` adds to every stored element of V, which reaches so far to both sides of 0.
 
@@ -151,6 +154,11 @@ def _sequences(case: Case, inputs: Inputs, q: Tensor, order: Tensor) -> Inputs:
 def other_mode(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     """Causal instead of not, or the other way round: a single query stands on the last key, and sees them all."""
     return Call(replace(case, causal=not case.causal), inputs)
+
+
+def bounded(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
+    """Told a bound of the keys that a server with room for longer contexts passes, whatever its batch holds."""
+    return Call(replace(case, max_keys=max(ROOM, 2 * max(case.seq_lens))), inputs)
 
 
 # -- other values ------------------------------------------------------------------------------------------------------
