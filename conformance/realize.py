@@ -67,7 +67,7 @@ def case(levels: Levels) -> Case:
         sinks=levels["sinks"] == "sinks",
         table_width=int(levels["table"][:-1]),
         page_order=levels["page order"],
-        cache_dtype="" if levels["cache"] == "as q" else levels["cache"].removeprefix("cache."),
+        cache_dtype="" if levels["cache"] == "none" else levels["cache"].removeprefix("cache."),
         max_keys=KEY_BOUND if levels["bound"] == "bounded" else 0,
         scale=float(f"{pick.choice(TIMES_USUAL) / head_dim**0.5:.2g}") if levels["scale"] == "scale" else 0.0,
         fused_q=levels["q rows"] == "q.fused",
@@ -185,10 +185,10 @@ def levels(case: Case) -> dict[str, frozenset[str]]:
         "window": frozenset({_window_level(case.window, keys)}),
         "batch": frozenset({str(case.batch)}),
         "regime": frozenset({case.regime}),
-        "scores": frozenset(name for name, has in scores.items() if has) or frozenset({"plain"}),
+        "scores": frozenset(name for name, has in scores.items() if has) or frozenset({"none"}),
         "sinks": frozenset({"sinks" if case.sinks else "none"}),
-        "cache": frozenset({f"cache.{case.cache_dtype}" if case.cache_dtype else "as q"}),
-        "scale": frozenset({"scale" if case.scale else "usual"}),
+        "cache": frozenset({f"cache.{case.cache_dtype}" if case.cache_dtype else "none"}),
+        "scale": frozenset({"scale" if case.scale else "none"}),
         "bound": _bound_level(case.key_bound, keys),
         "q rows": frozenset({"q.fused" if case.fused_q else "dense"}),
     }
@@ -206,7 +206,7 @@ def _queries_level(lens: tuple[int, ...]) -> str:
 def _bound_level(bound: int, keys: int) -> frozenset[str]:
     """None for a bound above the keys that sends no kernel another way."""
     if bound == keys:
-        return frozenset({"exact"})
+        return frozenset({"none"})
     return frozenset({"bounded"} if bound > contexts.THRESHOLD else ())
 
 
