@@ -20,7 +20,7 @@ LONGEST_DRAFT = 17
 """Of a ragged batch: 1 + 16 tokens, the longest that is deployed."""
 
 BLIND = tuple(map(frozenset, (("padded",), ("short",), ("empty",), ("alibi", "sinks"), ("bounded", "poison.tails"))))
-"""Levels at which, together, kernels are known to fail (docs/findings.md), so that nothing else of the case can be seen."""
+"""Levels at which, together, kernels are known to fail (docs/findings.md): nothing else of the case can be seen."""
 
 CAUSAL = Axis("causal", ("causal", "noncausal"))
 DTYPE = Axis("dtype", DTYPES)

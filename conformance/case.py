@@ -86,9 +86,8 @@ class Case:
             raise BadCase(f"a length, a window and the width of the block table are at most {LARGEST}")
         if min(self.window) < -1:
             raise BadCase("a window side is a number of keys, or -1 for unbounded")
-        for name, number in (("softcap", self.softcap), ("scale", self.scale)):
-            if number < 0 or not re.fullmatch(r"[\d.]+", plain := f"{number:g}") or float(plain) != number:
-                raise BadCase(f"{name} {number} is not a plain positive number of at most 6 digits")
+        _require_plain("softcap", self.softcap)
+        _require_plain("scale", self.scale)
         if self.max_keys and not max(self.seq_lens) <= self.max_keys <= LARGEST:
             raise BadCase(f"{self.max_keys} is no upper bound of {max(self.seq_lens)} keys, or more than {LARGEST}")
         for name, value, known in (
@@ -208,6 +207,12 @@ class _Token:
     def write(self, case: Case) -> str | None:
         value = getattr(case, self.field)
         return None if value == _DEFAULTS[self.field] else self.show(value)
+
+
+def _require_plain(name: str, number: float) -> None:
+    """Raises BadCase unless an id can carry the number."""
+    if number < 0 or not re.fullmatch(r"[\d.]+", plain := f"{number:g}") or float(plain) != number:
+        raise BadCase(f"{name} {number} is not a plain positive number of at most 6 digits")
 
 
 def _side(text: str) -> int:

@@ -119,8 +119,10 @@ def make(case: Case) -> Inputs:
 
 
 def _amid_nan(q: Tensor, heads_between: int) -> Tensor:
-    """The same queries with NaN before and behind, and in so many heads after each row, where a fused projection has K
-    and V: what a kernel reads there shows, whatever memory holds."""
+    """The same queries with NaN before and behind, and in so many heads after each row, where a projection has K and V.
+
+    What a kernel reads there shows, whatever memory holds.
+    """
     tokens, heads, head_dim = q.shape
     rows = torch.full((tokens + 2 * GUARD_ROWS, heads + heads_between, head_dim), torch.nan, dtype=q.dtype)
     amid = rows[GUARD_ROWS:-GUARD_ROWS, :heads]
