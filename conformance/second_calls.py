@@ -126,7 +126,8 @@ def reversed_batch(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
         query_lens=tuple(case.query_lens[b] for b in order),
         seq_lens=tuple(case.seq_lens[b] for b in order),
     )
-    return Call(other, _sequences(other, inputs, inputs.q[rows], torch.tensor(order)), rows=rows.argsort())
+    inputs.q.copy_(inputs.q[rows])
+    return Call(other, _sequences(other, inputs, torch.tensor(order)), rows=rows.argsort())
 
 
 def unrolled(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
@@ -135,14 +136,13 @@ def unrolled(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     lens = [max(0, n - m + i + 1) for m, n in zip(case.query_lens, case.seq_lens, strict=True) for i in range(m)]
     order = "shuffled" if case.page_order == "shared" else case.page_order  # which it no longer says of these lengths
     other = replace(case, query_lens=(1,) * case.tokens, seq_lens=tuple(lens), page_order=order)
-    return Call(other, _sequences(other, inputs, inputs.q, starts))
+    return Call(other, _sequences(other, inputs, starts))
 
 
-def _sequences(case: Case, inputs: Inputs, q: Tensor, order: Tensor) -> Inputs:
+def _sequences(case: Case, inputs: Inputs, order: Tensor) -> Inputs:
     """The inputs of a batch whose sequences lie in the pages of those that `order` [B] names."""
     return replace(
         inputs,
-        q=q,
         block_table=inputs.block_table[order],
         seq_lens=torch.tensor(case.seq_lens, dtype=torch.int32),
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
