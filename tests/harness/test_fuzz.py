@@ -19,7 +19,7 @@ from conformance.case import Case
 from conformance.cost import seconds
 from conformance.drawing import DEAR, cases
 from conformance.execute import run
-from conformance.fuzz import Fuzz, kinds
+from conformance.fuzz import SLOW_IS_FINE, Fuzz, kinds
 from conformance.inputs import Inputs
 from conformance.status import Status, Unsupported
 from conformance.system import System
@@ -94,7 +94,7 @@ def test_what_is_drawn_is_of_every_kind_and_seldom_too_dear() -> None:
 
     @given(cases())
     @settings(deadline=None, max_examples=400, database=None, derandomize=True, phases=(Phase.generate,),
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+              suppress_health_check=SLOW_IS_FINE)  # fmt: skip
     def draw(case: Case) -> None:
         drawn.append(case)
 
