@@ -22,8 +22,7 @@ T = TypeVar("T")
 MOST_SEQUENCES, MOST_QUERIES, MOST_KEYS = 8, 32, 1_200
 
 DEAR = 2.0
-"""Estimated seconds on the interpreter above which a case is not worth its time; heads are drawn so that it costs less.
-"""
+"""Estimated seconds on the interpreter above which a case is not worth its time: heads are drawn so that it is less."""
 
 MOST_CACHE_BYTES = 2**26
 """Of K or V, where page ids are above 65,535."""
