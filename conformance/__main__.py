@@ -10,7 +10,7 @@ from math import inf
 import pytest
 import torch
 
-from conformance import __version__, backends, environment, manifest
+from conformance import __version__, backends, environment, expectations, manifest
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return options.command(options, rest)
-    except (BadCase, manifest.BadTier, *NotReady) as e:
+    except (BadCase, manifest.BadTier, expectations.BadExpectations, *NotReady) as e:
         print(f"conformance: {e}", file=sys.stderr)
         return BAD_USAGE
     except MemoryError as e:
@@ -62,8 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.set_defaults(command=_fuzz)
     for command in (run, doctor, fuzz):
         command.add_argument("--backend", help="aiter, torch, or package.module:function")
-        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
+        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu")
         command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+    for command in (run, doctor):
+        command.add_argument("--expectations", action="append", metavar="FILE",
+                             help="known gaps, beside those that come with the suite; may be repeated")  # fmt: skip
+        command.add_argument("--no-expectations", action="store_true", default=None,
+                             help="leave out the list of gaps that comes with the suite")  # fmt: skip
     tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
     run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
@@ -110,6 +115,8 @@ def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
     names = ("backend", "target", "aiter", "tier", "record")
     chosen = [f"--{name}={value}" for name in names if (value := getattr(options, name)) is not None]
     chosen += [f"--case={case}" for case in options.case or ()]
+    chosen += [f"--expectations={file}" for file in options.expectations or ()]
+    chosen += ["--no-expectations"] if options.no_expectations else []
     code = pytest.main(["-p", "conformance.plugin", "--pyargs", "conformance.suite", "-v", "-rN", *chosen, *for_pytest])
     return PYTEST_EXIT.get(pytest.ExitCode(code), NOTHING_RAN)
 
@@ -122,8 +129,8 @@ def _detect(options: argparse.Namespace, _: list[str]) -> int:
 
 def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:
     """`run --tier fuzz` is `fuzz`."""
-    for name in ("case", "record"):
-        if getattr(options, name) is not None:
+    for name in ("case", "record", "expectations", "no-expectations"):
+        if getattr(options, name.replace("-", "_")) is not None:
             print(f"conformance: tier {manifest.FUZZ} draws its cases and keeps none: leave out --{name}",
                   file=sys.stderr)  # fmt: skip
             return BAD_USAGE
@@ -167,6 +174,11 @@ def _fuzz(options: argparse.Namespace, _: list[str]) -> int:
 def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     """What is here and what would run; the kernels are really imported."""
     system = choose(options.backend, options.target, options.aiter)
+    entries = expectations.asked_for(
+        system.backend.name, options.expectations or (), with_committed=not options.no_expectations
+    )
+    expectations.refuse_idle(entries, checks := expectations.of_every_tier())
+    expected = expectations.applying(entries, system, checks)
     here = environment.describe() | {
         "GPUs": str(torch.cuda.device_count()),
         "backends": ", ".join(backends.names()),
@@ -174,6 +186,7 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     would = {
         "would run": f"backend {system.backend.name}, target {system.target_spec}",
         "AITER": f"{system.source.described}, {system.source.root}" if system.source else "none",
+        "expectations": "; ".join(expected.notes) or "none apply",
     }
     try:
         target = system.start()

@@ -92,6 +92,15 @@ class Repository:
                 write_identity(target, identity)
         return target
 
+    def versions_around(self, commit: str) -> tuple[frozenset[Version], frozenset[Version]]:
+        """The tagged versions that a commit contains, its own included, and those later ones that contain it."""
+        behind, holding = (frozenset(self._tagged_versions(commit, which)) for which in ("--merged", "--contains"))
+        return behind, holding - behind
+
+    def versions(self) -> frozenset[Version]:
+        """All that have a tag."""
+        return frozenset(filter(None, map(_version, self._git("tag", "--list", _VERSION_TAGS).splitlines())))
+
     def _archive(self, commit: str) -> bytes:
         held = self._git("ls-tree", "--name-only", commit, "--", *EXPORTED).splitlines()
         if KERNELS not in held:
@@ -113,10 +122,10 @@ class Repository:
         tag, distance, node = described.rsplit("-", 2)
         # Of several tags on one commit git may name a release candidate; what follows it follows the final release.
         release = max(self._tagged_versions(self.commit(tag)))
-        return f"{_next_version(release)}.dev{distance}+{node}{'.dirty' if dirty else ''}"
+        return f"{next_version(release)}.dev{distance}+{node}{'.dirty' if dirty else ''}"
 
-    def _tagged_versions(self, commit: str) -> list[Version]:
-        tags = self._git("tag", "--points-at", commit, "--list", _VERSION_TAGS).splitlines()
+    def _tagged_versions(self, commit: str, which: str = "--points-at") -> list[Version]:
+        tags = self._git("tag", which, commit, "--list", _VERSION_TAGS).splitlines()
         return [version for version in map(_version, tags) if version]
 
     def _describe(self, commit: str) -> str:
@@ -182,7 +191,7 @@ def _version(tag: str) -> Version | None:
         return None
 
 
-def _next_version(release: Version) -> str:
+def next_version(release: Version) -> str:
     """The release that a development version after `release` leads to: setuptools_scm's guess-next-dev."""
     if release.dev is not None:
         return release.base_version

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class AiterSource:
     """PEP 440 text, or "unknown"; never guessed."""
     commit: str
     """The full commit id, or "" where it is not known."""
+    repository: Repository | None = field(default=None, compare=False)
+    """The git repository that knows the commit, where it is at hand."""
 
     @property
     def described(self) -> str:
@@ -56,7 +58,7 @@ def locate(spec: str | None) -> AiterSource | None:
     commit = repository.commit(ref or "HEAD")
     identity = repository.identity(commit)
     root = repository.export(commit, identity, _cache())
-    return AiterSource(root, "repository", identity.version, commit)
+    return AiterSource(root, "repository", identity.version, commit, repository)
 
 
 def _path_and_ref(spec: str) -> tuple[Path, str | None]:
@@ -74,16 +76,16 @@ def _tree(root: Path) -> AiterSource:
     if not (root / KERNELS).is_dir():
         raise AiterNotFound(f"no AITER at {root}: it holds no {KERNELS}")
     identity = _tree_identity(root)
-    return AiterSource(root, "tree", identity.version, identity.commit)
+    return AiterSource(root, "tree", identity.version, identity.commit, Repository.at(root))
 
 
 def _installed() -> AiterSource | None:
     root = _importable_root()
     if root is None:
         return None
-    if Repository.at(root):  # an editable install: what was built is older than what would be imported
+    if repository := Repository.at(root):  # an editable install: what was built is older than what would be imported
         identity = _tree_identity(root)
-        return AiterSource(root, "installed", identity.version, identity.commit)
+        return AiterSource(root, "installed", identity.version, identity.commit, repository)
     for name in _DISTRIBUTIONS:
         try:
             distribution = metadata.distribution(name)

@@ -1,6 +1,7 @@
 """What the controlling process of a run keeps: which checks were planned, what came of them, and the record."""
 
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 
 from conformance.check import Check
-from conformance.failure import text
+from conformance.expectations import Applied
+from conformance.failure import contradicted
 from conformance.judge import Verdict
-from conformance.record import Writer, check_id
+from conformance.outcome import of_verdict
+from conformance.record import Writer, check_id, fails
 from conformance.status import Status
-from conformance.summary import footer_lines, header_lines, progress_word
+from conformance.summary import footer_lines, header_lines, progress_word, status_word
 from conformance.system import System
 
 SUITE = ("::test_conforms[", "::test_holds[")
@@ -24,8 +27,8 @@ NOTHING_RAN = pytest.ExitCode.NO_TESTS_COLLECTED
 class Bookkeeper:
     """Follows the reports of a run, of its own process or of its workers, and closes the books at the end."""
 
-    def __init__(self, system: System, title: str, record: Path | None) -> None:
-        self.system, self.title = system, title
+    def __init__(self, system: System, expected: Applied, title: str, record: Path | None) -> None:
+        self.system, self.expected, self.title = system, expected, title
         self.writer = Writer(record) if record else None
         self.started = monotonic()
         self.planned: list[str] = []  # ids of checks
@@ -48,10 +51,13 @@ class Bookkeeper:
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)  # before the terminal asks for the word that shows it
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not _of_suite(report.nodeid):
-            return
+    @pytest.hookimpl(wrapper=True)  # before pytest counts it as a failure, and the terminal asks for a word
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        if _of_suite(report.nodeid):
+            self._follow(report)
+        yield
+
+    def _follow(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
         if report.when == "call" and "status" in properties:
             environment = properties.pop("environment", None)
@@ -60,12 +66,17 @@ class Bookkeeper:
             status = Status.CRASH if report.when == "???" else Status.ERROR
             reason = str(report.longrepr).strip().splitlines()[-1]
             check = Check.parse(_check_id(report.nodeid))
-            verdict, repro = Verdict(status, reason), self.system.repro(check.id)
-            report.longrepr = text(
-                check.case, verdict, self.system.name, self.system.target_spec, repro, check.relation
-            )
-            relation = {"relation": check.relation.name} if check.relation else {}
-            self._take({"case": check.case.id, **relation, "status": str(status), "reason": reason}, None)
+            # What a fixture raises is no answer of the backend's, and none that a list could expect.
+            expected = self.expected.of(check.id) if status is Status.CRASH else None
+            outcome = of_verdict(check, Verdict(status, reason), self.system, self.system.target_spec)
+            report.longrepr, result = outcome.text, dict(outcome.result)
+            if expected:
+                result["expected"] = expected.recorded
+                if expected.status is status:
+                    expect_failure(report, expected.because)
+                else:
+                    report.longrepr = contradicted(outcome.text, expected, status)
+            self._take(result, None)
 
     def _take(self, result: dict[str, Any], environment: dict[str, str] | None) -> None:
         self.results[check_id(result)] = result
@@ -109,17 +120,20 @@ class Bookkeeper:
     # -- what the terminal shows ------------------------------------------------------------------------------------
 
     def pytest_report_header(self) -> list[str]:
-        return header_lines(self.system, self.title)
+        return [*header_lines(self.system, self.title), *self.expected.notes]
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
         if not _of_suite(report.nodeid) or report.when not in ("call", "???"):
             return None
         result = self.results[_check_id(report.nodeid)]
         status = Status(result["status"])
-        letter = {Status.PASS: ".", Status.UNSUPPORTED: "u"}.get(status, status[0])
-        category = {Status.PASS: "passed", Status.UNSUPPORTED: "unsupported"}.get(status, "failed")
+        if fails(result):
+            category, letter = "failed", "F" if status.conformant else status[0]
+        else:
+            shown = {Status.PASS: ("passed", "."), Status.UNSUPPORTED: ("unsupported", "u")}
+            category, letter = shown.get(status, ("expected", "x"))
         if self.closed:
-            return category, letter, str(status)
+            return category, letter, status_word(result)
         return category, letter, progress_word(result, len(self.results), len(self.planned), monotonic() - self.started)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -129,6 +143,12 @@ class Bookkeeper:
                 terminalreporter.write_line(line)
         elif not terminalreporter.config.option.collectonly:
             terminalreporter.write_line("NOTHING RAN: no case was selected.")
+
+
+def expect_failure(report: pytest.TestReport, because: str) -> None:
+    """Makes the report of a failure one of an expected failure, as pytest and JUnit know it."""
+    report.outcome = "skipped"
+    report.longrepr = report.wasxfail = because
 
 
 def _of_suite(nodeid: str) -> bool:

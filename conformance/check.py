@@ -58,6 +58,17 @@ def of_tier(tier: str) -> list[Check]:
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 
+def to_build(checks: list[Check], *, chosen: bool) -> list[Check]:
+    """The cases among the checks: where no kernel runs there are no answers that a relation could compare.
+
+    Raises BadCase for a relation that somebody chose.
+    """
+    related = [check for check in checks if check.relation]
+    if chosen and related:
+        raise BadCase(f"a compile target has no answers, so no relation between them can be checked: {related[0].id}")
+    return [check for check in checks if not check.relation]
+
+
 def drawn(cases: list[Case], count: int) -> list[Check]:
     """`count` cases for each relation, causal and not in equal parts: those whose hash is lowest.
 

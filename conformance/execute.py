@@ -37,6 +37,10 @@ def prepare(case: Case, target: Target) -> Prepared:
 
 def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None = None) -> Verdict:
     """The verdict on a case; what the backend raises becomes a status, never an exception."""
+    if target.kind == "compile":
+        from conformance.build import build  # which asks this module what an error means
+
+        return build(case, backend)
     try:
         prepared = prepared or prepare(case, target)
         inputs, want = prepared.inputs, prepared.want
@@ -105,7 +109,7 @@ def _status_of(error: BaseException) -> Status:
     if isinstance(error, Unsupported) or (isinstance(error, NotImplementedError) and not lacks_operator):
         return Status.UNSUPPORTED
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory")
+        words in str(error) for words in ("can't allocate memory", "out of memory", "out of resource")
     ):
         return Status.RESOURCE
     return Status.ERROR

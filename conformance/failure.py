@@ -3,9 +3,11 @@
 from torch import Tensor
 
 from conformance.case import Case
+from conformance.expectations import Expectation
 from conformance.graphs import GraphRelation
 from conformance.judge import Verdict, Worst, locate
 from conformance.relations import Relation
+from conformance.status import Status
 
 
 def text(
@@ -26,6 +28,12 @@ def text(
     if verdict.evidence:
         lines.append(f"  key     {verdict.evidence}")
     return "\n".join([*lines, f"  repro   {repro}"])
+
+
+def contradicted(text: str, expected: Expectation, status: Status) -> str:
+    """The text of a verdict, and, before its last line, the command, what it means that another was expected."""
+    *lines, repro = text.splitlines()
+    return "\n".join([*lines, f"  entry   {expected.contradicted_by(status)}", repro])
 
 
 def _worst(worst: Worst, verdict: Verdict, other: str) -> str:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from conformance import regimes
-from conformance.block_tables import assign
+from conformance.block_tables import Pages, assign
 from conformance.case import Case
-from conformance.layouts import caches
+from conformance.layouts import caches, untouched
 
 VERSION = 2
 """Part of every result's digest: raise it when the bits of any input change."""
@@ -88,34 +88,67 @@ class Inputs:
 
 def make(case: Case) -> Inputs:
     """The inputs of a case, on the CPU."""
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:16], "little"))
-    dtype, cache_dtype = TORCH_DTYPE[case.dtype], TORCH_DTYPE[case.cache_dtype or case.dtype]
-    k_descale, v_descale = (K_DESCALE, V_DESCALE) if case.cache_dtype else (1.0, 1.0)
+    bits = _bits(case)
+    dtype, cache_dtype = _dtypes(case)
+    k_descale, v_descale = _descales(case)
     pages = assign(case, bits)
     page = (case.page_size, case.kv_heads, case.head_dim)
     k, v = (_normal(bits, (pages.pool, *page), cache_dtype, scale) for scale in (k_descale, v_descale))
     q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), dtype)
     sinks = _normal(bits, (case.q_heads,), torch.float32) if case.sinks else None
-    scale, heads = case.scale or 1 / math.sqrt(case.head_dim), case.q_heads
     garbage = regimes.garbage(cache_dtype)
-    regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, scale)
+    regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, _scale(case))
     k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
-    per_head = torch.ones(case.batch, case.kv_heads)
+    return _call(case, pages, q, (k_cache, v_cache), sinks)
+
+
+def blank(case: Case) -> Inputs:
+    """The inputs of a case in all but value, for kernels that do not run: q, caches and sinks are zero.
+
+    Lengths and block table are real, for host code reads them; a cache takes no memory, whatever its size.
+    """
+    dtype, cache_dtype = _dtypes(case)
+    pages = assign(case, _bits(case))
+    both = untouched(case.layout, pages.blocks, case.page_size, case.kv_heads, case.head_dim, cache_dtype)
+    q = torch.zeros(case.tokens, case.q_heads, case.head_dim, dtype=dtype)
+    return _call(case, pages, q, both, torch.zeros(case.q_heads) if case.sinks else None)
+
+
+def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sinks: Tensor | None) -> Inputs:
+    """All arguments of the call of a case, given those that hold values; `both` are the caches of K and V."""
+    k_descale, v_descale = _descales(case)
+    per_head, heads = torch.ones(case.batch, case.kv_heads), case.q_heads
     return Inputs(
         q=_amid_nan(q, 2 * case.kv_heads if case.fused_q else 0),
-        k_cache=k_cache,
-        v_cache=v_cache,
+        k_cache=both[0],
+        v_cache=both[1],
         block_table=pages.block_table(case),
         seq_lens=torch.tensor(case.seq_lens, dtype=torch.int32),
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
-        scale=scale,
+        scale=_scale(case),
         # Press, Smith & Lewis, "Train Short, Test Long" (2022): a geometric sequence over the heads
         alibi_slopes=torch.tensor([2.0 ** (-8 * h / heads) for h in range(1, heads + 1)]) if case.alibi else None,
         sinks=sinks,
         k_descale=per_head * k_descale if case.cache_dtype else None,
         v_descale=per_head * v_descale if case.cache_dtype else None,
     )
+
+
+def _bits(case: Case) -> np.random.PCG64:
+    return np.random.PCG64(int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:16], "little"))
+
+
+def _dtypes(case: Case) -> tuple[torch.dtype, torch.dtype]:
+    return TORCH_DTYPE[case.dtype], TORCH_DTYPE[case.cache_dtype or case.dtype]
+
+
+def _descales(case: Case) -> tuple[float, float]:
+    return (K_DESCALE, V_DESCALE) if case.cache_dtype else (1.0, 1.0)
+
+
+def _scale(case: Case) -> float:
+    return case.scale or 1 / math.sqrt(case.head_dim)
 
 
 def _amid_nan(q: Tensor, heads_between: int) -> Tensor:

@@ -25,8 +25,17 @@ from conformance.outcome import Outcome, of_verdict
 from conformance.status import Status
 from conformance.system import System
 
-MODES = ("risky", "all", "none")
-"""Which checks run in a child."""
+MODES = ("all", "risky", "none")
+"""Which checks run in a child. Where all do, the process that asks imports no AITER and leaves the GPU alone."""
+
+DEFAULT_MODE = {"gpu": "all"}
+"""By kind of target, elsewhere "risky": a fault of a GPU spoils what comes after it, or ends the process."""
+
+TIME_LIMIT = {"gpu": 180.0}
+"""Seconds for a check, kernels compiled, by kind of target."""
+
+TIME_LIMIT_ELSEWHERE = 1800.0
+"""An interpreted kernel takes its time."""
 
 START_LIMIT = 300.0
 """Seconds in which a child must have imported torch and AITER."""

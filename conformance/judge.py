@@ -17,6 +17,7 @@ from torch import Tensor
 from conformance.case import Case
 from conformance.rounding import UNDERFLOW, UNIT_ROUNDOFF, RoundingProfile
 from conformance.status import Status
+from conformance.targets.built_kernel import BuiltKernel
 from reference import Attention, RoundingSums
 
 U32 = UNIT_ROUNDOFF["fp32"]
@@ -66,6 +67,7 @@ class Verdict:
     evidence: str = ""  # which key was read instead of which, where the output says so
     path: str = ""
     seconds: float | None = None
+    kernels: tuple[BuiltKernel, ...] = ()  # what was built instead of run
 
 
 def judge(

@@ -33,6 +33,22 @@ def caches(
     return k.zero_(), v.zero_()
 
 
+def untouched(
+    layout: str, blocks: int, page_size: int, heads: int, head_dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The same, all zero, in memory that nobody has touched: at hand at once, whatever its size."""
+    memory: dict[int, Tensor] = {}
+
+    def every_page(one: Tensor) -> Tensor:
+        own = one.untyped_storage()
+        if own.data_ptr() not in memory:
+            memory[own.data_ptr()] = _zeros((blocks * own.nbytes() // dtype.itemsize,), dtype)
+        return memory[own.data_ptr()].as_strided((blocks, *one.shape[1:]), one.stride(), one.storage_offset())
+
+    k, v = caches(layout, 1, page_size, heads, head_dim, dtype, 0.0)  # one page tells how the others lie
+    return every_page(k), every_page(v)
+
+
 def page_stride(layout: str, page_size: int, heads: int, head_dim: int) -> int:
     """Elements from one page to the next of the same cache; the fewer of the two, where K and V differ."""
     rows = page_size * heads

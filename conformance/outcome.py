@@ -23,7 +23,7 @@ LARGEST_FIGURE = 1e300
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result as a record holds it, and what a person should read where it is not a pass."""
+    """A result as a record holds it, and what a person should read where it fails."""
 
     result: dict[str, object]
     text: str
@@ -46,9 +46,7 @@ def of_check(check: Check, system: System, target: Target) -> Outcome:
 
 def of_verdict(check: Check, verdict: Verdict, system: System, target: str) -> Outcome:
     """What a verdict, however it was come by, means for a check of `system` on the target of that name."""
-    if verdict.status is Status.UNSUPPORTED:
-        said = verdict.reason
-    elif verdict.status is Status.NOT_RUN:
+    if verdict.status is Status.NOT_RUN:
         said = f"{verdict.status}  {verdict.reason}"
     else:
         said = text(check.case, verdict, system.name, target, system.repro(check.id), check.relation)
@@ -64,6 +62,8 @@ def _result(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
     for name in ("reason", "evidence", "path"):
         if said := getattr(verdict, name):
             yield name, said
+    if verdict.kernels:
+        yield "kernels", [asdict(kernel) for kernel in verdict.kernels]
     figures = asdict(verdict.figures) if verdict.figures else {}
     for name, value in (figures | {"seconds": verdict.seconds}).items():
         if value is not None:

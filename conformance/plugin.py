@@ -1,27 +1,30 @@
 """The pytest plugin that runs the suite: its options, its checks, and verdicts as the outcomes of tests."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from conformance import environment, manifest
-from conformance.bookkeeping import Bookkeeper
+from conformance import environment, expectations, manifest
+from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
-from conformance.check import Check, of_tier
-from conformance.isolate import MODES, Isolation, is_risky
+from conformance.check import Check, of_tier, to_build
+from conformance.expectations import Applied, BadExpectations
+from conformance.failure import contradicted
+from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
 from conformance.record import BadRecord
 from conformance.status import Status
 from conformance.summary import counted
 from conformance.system import NotReady, System, choose
-from conformance.targets import Target
+from conformance.targets import SPECS, Target
 
 CHECKS = pytest.StashKey[list[Check]]()
 SYSTEM = pytest.StashKey[System]()
+EXPECTED = pytest.StashKey[Applied]()
 ENVIRONMENT_SENT = pytest.StashKey[bool]()
 
 
@@ -29,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that choose the system under test and the cases."""
     group = parser.getgroup("conformance", "conformance of paged attention")
     group.addoption("--backend", help="the system under test: aiter, torch, or package.module:function")
-    group.addoption("--target", help="where it runs: gpu, interpreter[:gfx942|gfx950] or cpu")
+    group.addoption("--target", help=f"where it runs, or is built for: {', '.join(SPECS)}")
     group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
     group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
     group.addoption(
@@ -39,12 +42,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run this case, or RELATION/ID, and no tier; may be repeated",
     )
     group.addoption(
-        "--isolate", default=MODES[0], choices=MODES, help="which checks run in a child process that may die"
+        "--isolate", choices=MODES, help="which checks run in a child that may die (default: all on a GPU, else risky)"
     )
     group.addoption(
-        "--time-limit", type=_seconds, default=180.0, metavar="S", help="for an isolated check; TIMEOUT past it (180)"
+        "--time-limit", type=_seconds, metavar="S", help="for an isolated check (default: 180 on a GPU, else 1800)"
     )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
+    group.addoption(
+        "--expectations", action="append", metavar="FILE", default=[], help="more gaps that are known; may be repeated"
+    )
+    group.addoption("--no-expectations", action="store_true", help="leave out the list that comes with the suite")
 
 
 def _seconds(word: str) -> float:
@@ -61,14 +68,29 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
         config.stash[SYSTEM] = system = choose(*(config.getoption(name) for name in ("backend", "target", "aiter")))
+        if system.only_builds:
+            checks = to_build(checks, chosen=bool(chosen))
         # What a target cannot show is no part of its tier; asked for by name, it says so.
         config.stash[CHECKS] = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
+        _expect(config)
         if not hasattr(config, "workerinput"):
             title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
-            bookkeeper = Bookkeeper(config.stash[SYSTEM], title, config.getoption("record"))
+            bookkeeper = Bookkeeper(config.stash[SYSTEM], config.stash[EXPECTED], title, config.getoption("record"))
             config.pluginmanager.register(bookkeeper, "conformance-bookkeeper")
-    except (BadCase, manifest.BadTier, BadRecord, *NotReady) as e:
+    except (BadCase, manifest.BadTier, BadRecord, BadExpectations, *NotReady) as e:
         raise pytest.UsageError(str(e)) from e
+
+
+def _expect(config: pytest.Config) -> None:
+    """Find which declared gap applies to which check; the command that runs one again names the same lists."""
+    system, ids = config.stash[SYSTEM], [check.id for check in config.stash[CHECKS]]
+    files, alone = config.option.expectations, config.option.no_expectations
+    entries = expectations.asked_for(system.backend.name, files, with_committed=not alone)
+    if not hasattr(config, "workerinput"):
+        expectations.refuse_idle(entries, ids)
+    config.stash[EXPECTED] = expectations.applying(entries, system, ids)
+    words = ["--no-expectations"] * alone + [word for file in files for word in ("--expectations", file)]
+    config.stash[SYSTEM] = replace(system, options=(*system.options, *words))
 
 
 def _asked_for(config: pytest.Config) -> bool:
@@ -113,6 +135,10 @@ class Declined(Exception):
     """A case that the backend does not serve, and says so."""
 
 
+class ExpectedGap(Exception):
+    """A failure that was declared, and fails no run; the message says why it is there."""
+
+
 @pytest.fixture(scope="session")
 def started(pytestconfig: pytest.Config) -> Target | str:
     """The target that the system under test runs on, or the sentence that says why it does not."""
@@ -125,7 +151,8 @@ def started(pytestconfig: pytest.Config) -> Target | str:
 @pytest.fixture(scope="session")
 def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
     """The child process for what might take this one along."""
-    child = Isolation(pytestconfig.stash[SYSTEM], cast("float", pytestconfig.getoption("time_limit")))
+    system, chosen = pytestconfig.stash[SYSTEM], pytestconfig.getoption("time_limit")
+    child = Isolation(system, chosen or TIME_LIMIT.get(system.target_kind, TIME_LIMIT_ELSEWHERE))
     yield child
     child.close()
 
@@ -133,20 +160,28 @@ def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
 @pytest.fixture
 def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[Check], None]:
     """Runs a check and makes its verdict the outcome of the test."""
-    config, isolate = request.config, request.config.getoption("isolate")
+    config = request.config
+    isolate = config.getoption("isolate") or DEFAULT_MODE.get(config.stash[SYSTEM].target_kind, "risky")
 
     def conform(check: Check) -> None:
         if isolate == "all" or (isolate == "risky" and is_risky(check)):
             outcome, here = isolation.run(check), isolation.environment
         else:
             outcome, here = _in_this_process(check, config.stash[SYSTEM], request.getfixturevalue("started"))
+        expected, status = config.stash[EXPECTED].of(check.id), outcome.status
         request.node.user_properties.extend(outcome.result.items())
+        if expected:
+            request.node.user_properties.append(("expected", expected.recorded))
         if here and not config.stash.get(ENVIRONMENT_SENT, False):
             config.stash[ENVIRONMENT_SENT] = True
             request.node.user_properties.append(("environment", here))
-        if outcome.status is Status.UNSUPPORTED:
-            raise Declined(outcome.text)
-        if not outcome.status.conformant:
+        if expected and status is expected.status:
+            raise ExpectedGap(expected.because)
+        if expected:
+            raise Nonconformant(contradicted(outcome.text, expected, status))
+        if status is Status.UNSUPPORTED:
+            raise Declined(str(outcome.result["reason"]))
+        if not status.conformant:
             raise Nonconformant(outcome.text)
 
     return conform
@@ -162,7 +197,7 @@ def _in_this_process(check: Check, system: System, started: Target | str) -> tup
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A verdict's own text stands for the traceback; a declined case is no failure."""
+    """A verdict's own text stands for the traceback; a declined case is no failure, and an expected gap neither."""
     report = yield
     raised = call.excinfo.value if call.excinfo else None
     if isinstance(raised, Nonconformant):
@@ -170,4 +205,6 @@ def pytest_runtest_makereport(
     elif isinstance(raised, Declined):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, str(raised))
+    elif isinstance(raised, ExpectedGap):
+        expect_failure(report, str(raised))
     return report

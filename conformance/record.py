@@ -2,7 +2,7 @@
 
 A header (what ran, on what, how many checks were planned), a line a check as soon as it is known, and a footer with the
 counts. A line names a case and, where a relation was checked on it, the relation. A record without its footer is
-incomplete, and `read` says so.
+incomplete, and `read` says so. A line keeps the true status where a failure was expected, and says what was.
 """
 
 import hashlib
@@ -40,6 +40,12 @@ def digest(check: Check) -> str:
 def check_id(result: dict[str, Any]) -> str:
     """The id of the check that a line of a record is the result of."""
     return f"{result['relation']}/{result['case']}" if "relation" in result else result["case"]
+
+
+def fails(result: dict[str, Any]) -> bool:
+    """Does a line make a run not conformant? A failure does that was not expected, and all but the one that was."""
+    status = Status(result["status"])
+    return status != result["expected"]["status"] if "expected" in result else not status.conformant
 
 
 class Writer:

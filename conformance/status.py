@@ -18,7 +18,7 @@ class Status(StrEnum):
     ERROR = "ERROR"  # an exception
     CRASH = "CRASH"  # the process died
     TIMEOUT = "TIMEOUT"
-    RESOURCE = "RESOURCE"  # out of memory
+    RESOURCE = "RESOURCE"  # out of memory, or of what a workgroup can have
     NONDETERMINISTIC = "NONDETERMINISTIC"
     NOT_RUN = "NOT RUN"
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from conformance import __version__
+from conformance.record import fails
 from conformance.status import Status
 from conformance.system import System
+from conformance.targets.built_kernel import BuiltKernel
 
 if TYPE_CHECKING:
     from conformance.bookkeeping import Bookkeeper
 
 FIGURES = {"bound": "error/bound", "noise": "noise", "row_noise": "noise of a row", "lse": "lse error/bound"}
 """A result's figures, as a person reads them; the limits are in `conformance.judge`."""
+
+KERNEL_FIGURES = {
+    "lds": "largest LDS: {} bytes a workgroup",
+    "vgpr_spills": "most spilled VGPRs: {}",
+    "sgpr_spills": "most spilled SGPRs: {}",
+    "code": "largest code: {} bytes",
+}
+"""A built kernel's figures that a tier is told by; the limits are in `conformance.targets.built_kernel`."""
+
+LONGEST_NAME = 40
+"""Of a kernel, as shown here: some name all their constants."""
 
 
 def header_lines(system: System, title: str) -> list[str]:
@@ -24,12 +37,22 @@ def header_lines(system: System, title: str) -> list[str]:
         lines.append(f"AITER {system.source.described}, {system.source.root}")
     elif system.defaulted:
         lines.append("No AITER is installed: PyTorch's own attention stands in for it. This says nothing about AITER.")
+    if system.only_builds:
+        lines.append("Kernels are built and not run: this says nothing about their numbers.")
     return lines
+
+
+def status_word(result: dict[str, Any]) -> str:
+    """`ERROR`; `expected ERROR`; `PASS, not ERROR` where that was expected."""
+    status = result["status"]
+    if "expected" not in result:
+        return status
+    return f"{status}, not {result['expected']['status']}" if fails(result) else f"expected {status}"
 
 
 def progress_word(result: dict[str, Any], done: int, planned: int, elapsed: float) -> str:
     """What a verbose run shows of a result: `PASS bound 0.38 noise 0.92, 12/52, 1m10s left`."""
-    word = result["status"]
+    word = status_word(result)
     if "bound" in result:
         word += f" bound {result['bound']:.2g} noise {result['noise']:.2g}"
     left = elapsed / done * (planned - done)
@@ -61,12 +84,16 @@ def _of_planned(ids: Collection[str], planned: Collection[str]) -> str:
 
 def footer_lines(books: Bookkeeper) -> list[str]:
     """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
-    counts, results = books.counts, books.results
+    results, gaps = books.results, _gaps(books)
+    counts = books.counts - Counter(gap["status"] for gap in gaps)
     ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
-    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} run: " + ", ".join(
-        f"{counts[status]} {status}" for status in Status if counts[status])]  # fmt: skip
+    done = "built" if books.system.only_builds else "run"
+    lines = [f"{books.system.name}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
+        [f"{counts[status]} {status}" for status in Status if counts[status]] + _counted_gaps(gaps))]  # fmt: skip
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
         lines += _reasons(results.values(), status)
+    lines += _expected(results.values())
+    lines += _of_kernels([results[check] for check in books.planned if check in results])
     by_path = defaultdict(list)  # a relation's figures are of a difference, and have nothing to do with a case's
     for result in results.values():
         if result["status"] == Status.PASS and "bound" in result:
@@ -83,6 +110,23 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     return [*lines, _verdict(books)]
 
 
+def _of_kernels(results: list[dict[str, Any]]) -> list[str]:
+    """How many kernels were built; and which takes most, of what, with a case that launches it."""
+    cases: dict[BuiltKernel, str] = {}
+    for result in results:
+        for kernel in result.get("kernels", ()):
+            cases.setdefault(BuiltKernel(**kernel), result["case"])
+    if not cases:
+        return []
+    lines = [f"built {len(cases)} kernels that differ in name or figures"]
+    for figure, shown in KERNEL_FIGURES.items():
+        most = max(cases, key=lambda kernel: getattr(kernel, figure))
+        value = getattr(most, figure)
+        name = most.name if len(most.name) <= LONGEST_NAME else most.name[: LONGEST_NAME - 3] + "..."
+        lines.append(f"  {shown.format(value)}" + (f" ({name} of {cases[most]})" if value else ""))
+    return lines
+
+
 def _reasons(results: Any, status: Status) -> list[str]:
     reasons: dict[str, int] = defaultdict(int)
     for result in results:
@@ -91,13 +135,36 @@ def _reasons(results: Any, status: Status) -> list[str]:
     return [f"{count} {status}: {reason}" for reason, count in reasons.items()]
 
 
+def _gaps(books: Bookkeeper) -> list[dict[str, Any]]:
+    return [result for result in books.results.values() if "expected" in result and not fails(result)]
+
+
+def _counted_gaps(gaps: list[dict[str, Any]]) -> list[str]:
+    return [f"{len(gaps)} expected gap{'s' if len(gaps) > 1 else ''}"] if gaps else []
+
+
+def _expected(results: Any) -> list[str]:
+    """Expected gaps by their reason, then what entries of a list are wrong about."""
+    gaps: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for result in results:
+        if expected := result.get("expected"):
+            if fails(result):
+                wrong[f"{status_word(result)} as {expected['entry']} says"] += 1
+            else:
+                gaps[f"{status_word(result)}: {expected['reason']} ({expected['issue']})"] += 1
+    return [f"{count} {what}" for some in (gaps, wrong) for what, count in some.items()]
+
+
 def _verdict(books: Bookkeeper) -> str:
     if not books.complete:
         lacking = [check for check in books.planned if check not in books.results]
         return f"INCOMPLETE: {counted(lacking, 'planned ')} {'has' if len(lacking) == 1 else 'have'} no result."
     if not books.anything_ran:
         return "NOTHING RAN."
-    failed = [check for check, result in books.results.items() if not Status(result["status"]).conformant]
+    failed = [check for check, result in books.results.items() if fails(result)]
     if failed:
         return f"NOT CONFORMANT: {_of_planned(failed, books.planned)} fail."
+    if gaps := _counted_gaps(_gaps(books)):
+        return f"CONFORMANT, but for {gaps[0]}." if books.counts[Status.PASS] else f"NOTHING PASSED: {gaps[0]}."
     return "CONFORMANT."

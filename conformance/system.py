@@ -33,6 +33,11 @@ class System:
         """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
         return f"{self.backend.name} {self.source.version}" if self.source else self.backend.name
 
+    @property
+    def only_builds(self) -> bool:
+        """Are kernels built and not run? Then there are no answers."""
+        return self.target_spec.startswith("compile:")
+
     def start(self) -> Target:
         """Activate the target and import the kernels. Raises one of `NotReady`."""
         target = activate(self.target_spec)

@@ -45,7 +45,7 @@ class Backend:
 
     name: str
     attend: Attend
-    targets: tuple[str, ...] = ("cpu", "gpu", "interpreter")
+    targets: tuple[str, ...] = ("cpu", "gpu", "interpreter", "compile")
     needs_aiter: bool = False
     prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
     capturable: bool = False  # claims that `attend` may run while a graph is captured: it reads no value of the device

@@ -12,7 +12,7 @@ from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
 
-TARGETS = ("interpreter", "gpu")
+TARGETS = ("interpreter", "gpu", "compile")
 NEEDS_AITER = True
 CAPTURABLE = True
 

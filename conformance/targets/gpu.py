@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conformance.status import Unsupported
-from conformance.targets.target import Target, TargetError
+from conformance.targets.target import Target, TargetError, refuse_to_interpret
 
 AMD_ONLY_OPTIONS = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack", "schedule_hint", "allow_flush_denorm"})
 """Launch options that Triton's HIP backend alone knows; its CUDA backend refuses them as unknown arguments."""
@@ -22,23 +22,26 @@ AMD_ALONE = {
 """What Triton's compiler says, in part, of that which AMD's GPUs have and NVIDIA's have not, and what we say of it."""
 
 
-def activate() -> Target:
+def find() -> Target:
     """The GPU of this process; TargetError without one. Under pytest-xdist worker N takes GPU N modulo their number."""
-    if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y"):
-        raise TargetError(
-            "TRITON_INTERPRET is set, so that Triton would interpret on the CPU what target gpu is to run: unset it"
-        )
+    refuse_to_interpret("target gpu is to run")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         built = "for ROCm" if torch.version.hip else "for CUDA" if torch.version.cuda else "without GPU support"
         raise TargetError(f"no GPU is visible to torch: torch {torch.__version__} is built {built} and finds no device")
-    torch.cuda.set_device(_worker_number() % count)
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda", _worker_number() % count)
     properties: Any = torch.cuda.get_device_properties(device)
-    if torch.version.hip:
-        return Target("gpu", properties.gcnArchName.split(":")[0], device)
-    _launch_amd_kernels_on_cuda()
-    return Target("gpu", f"sm_{properties.major}{properties.minor}", device)
+    amd = properties.gcnArchName.split(":")[0] if torch.version.hip else None
+    return Target("gpu", amd or f"sm_{properties.major}{properties.minor}", device)
+
+
+def activate() -> Target:
+    """Makes the GPU that `find` finds this process's own."""
+    target = find()
+    torch.cuda.set_device(target.device)
+    if not torch.version.hip:
+        _launch_amd_kernels_on_cuda()
+    return target
 
 
 def _worker_number() -> int:

@@ -1,17 +1,51 @@
-"""A stand-in for Triton's HIP driver, so that Triton takes a machine without an AMD GPU for one."""
+"""A stand-in for an AMD GPU, so that Triton, and AITER's host code, take a machine without one for one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
+
+from conformance.targets.target import TargetError
 
 WAVEFRONT = 64
 """Threads of a wavefront on every CDNA GPU."""
 
 COMPUTE_UNITS = {"gfx942": 304, "gfx950": 256}
 """Compute units of MI300X and MI350X, by the architecture's name."""
+
+
+def compute_units(arch: str) -> int:
+    """The compute units of `arch`, or the user's own: AITER reads CU_NUM first, and takes 0 for unset."""
+    chosen = os.environ.get("CU_NUM") or "0"
+    if not chosen.isdecimal():
+        raise TargetError(f"CU_NUM is {chosen!r}, which is no number of compute units")
+    return int(chosen) or COMPUTE_UNITS[arch]
+
+
+def stand_in(arch: str, compute_units: int, how: str) -> None:
+    """Lets Triton and torch.cuda name one device of `arch`, whose kernels are e.g. `interpreted`, for good.
+
+    Of torch.cuda only the two functions that AITER's kernels call are replaced, from which they derive grid and split
+    sizes: `torch.cuda.is_available()` and all else stay true.
+    """
+    from triton.runtime import driver
+
+    properties = SimpleNamespace(
+        name=f"{arch} ({how})", gcnArchName=arch, multi_processor_count=compute_units, warp_size=WAVEFRONT
+    )
+
+    def get_device_properties(device: object = None) -> SimpleNamespace:
+        del device  # there is one
+        return properties
+
+    driver.set_active(cast("Any", HipDriver(arch)))
+    os.environ["CU_NUM"] = str(compute_units)
+    torch.cuda.current_device = lambda: 0
+    torch.cuda.get_device_properties = get_device_properties
 
 
 class HipDriver:

@@ -76,6 +76,10 @@ def out_of_memory_on_the_cpu(case: Case, inputs: Inputs) -> Tensor:
     return torch.empty(2**50)
 
 
+def out_of_lds(case: Case, inputs: Inputs) -> Tensor:
+    raise RuntimeError("out of resource: shared memory, Required: 98304, Hardware limit: 65536. As Triton says it.")
+
+
 def returns_nothing(case: Case, inputs: Inputs) -> None:
     return None
 

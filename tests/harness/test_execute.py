@@ -43,6 +43,11 @@ def verdict_on(attend: Callable[..., Any], case: Case = CASE) -> Verdict:
         (answers.out_of_memory, Status.RESOURCE, "MemoryError: no room for the split buffers (..."),
         (answers.out_of_memory_on_the_device, Status.RESOURCE, "OutOfMemoryError: HIP out of memory. Tried to allo..."),
         (answers.out_of_memory_on_the_cpu, Status.RESOURCE, "..."),
+        (
+            answers.out_of_lds,
+            Status.RESOURCE,
+            "RuntimeError: out of resource: shared memory, Required: 98304, ...",
+        ),
     ],
     ids=lambda x: x.__name__ if callable(x) else "",
 )

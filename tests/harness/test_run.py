@@ -272,6 +272,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "relation": (["run", "--case", f"nope/{CASE}"], "no relation is called 'nope': there are repeated, "),
     "relation of a case": (["run", "--case", "repeated/garbage"], "not a case id: 'garbage'"),
     "relation that does not apply": (["run", "--case", f"batch.permuted/{CASE}"], "needs several sequences, which"),
+    "relation of what is only built": (
+        ["run", "--backend", "tests.harness.answers:right", "--target", "compile:gfx942", "--case", f"repeated/{CASE}"],
+        "a compile target has no answers, so no relation between them can be checked: repeated/",
+    ),
     "tier": (["run", "--tier", "nope"], "unknown tier 'nope': there is smoke"),
     "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),

@@ -232,6 +232,41 @@ print(torch.cuda.get_device_properties().multi_processor_count)
     assert run_fresh("report('interpreter')", CU_NUM="many") == refusal
 
 
+def test_a_compile_target_takes_itself_for_the_gpu_it_builds_for(run_fresh: RunFresh) -> None:
+    code = """
+report("compile:gfx950")
+report("compile:gfx942")
+import os, torch
+from triton.runtime import driver
+target = driver.active.get_current_target()
+print(target.backend, target.arch, target.warp_size, "TRITON_INTERPRET" in os.environ)
+print(torch.cuda.get_device_properties().multi_processor_count, torch.cuda.is_available())
+"""
+    assert run_fresh(code).splitlines() == [
+        "compile:gfx950",
+        "TargetError: this process runs on target compile:gfx950, and a process has one target: "
+        "start another for compile:gfx942",
+        "hip gfx950 64 False",
+        "256 False",
+    ]
+
+
+def test_a_compile_target_refuses_to_build_something_else(run_fresh: RunFresh) -> None:
+    assert run_fresh("report('compile:gfx942')", TRITON_INTERPRET="1") == (
+        "TargetError: TRITON_INTERPRET is set, so that Triton would interpret on the CPU what target compile:gfx942 is "
+        "to build: unset it"
+    )
+    assert run_fresh("report('compile:gfx942')", TRITON_OVERRIDE_ARCH="gfx90a") == (
+        "TargetError: TRITON_OVERRIDE_ARCH is set, so that Triton would build for gfx90a, not gfx942: unset it"
+    )
+    code = """
+import triton.backends
+del triton.backends.backends["amd"]
+report("compile:gfx942")
+"""
+    assert "as installed here has no backend for AMD's GPUs" in run_fresh(code)
+
+
 def test_triton_that_was_imported_to_compile_is_refused(run_fresh: RunFresh) -> None:
     code = """
 import os, triton
@@ -251,11 +286,13 @@ class NoTriton:
         if name.split(".")[0] == "triton": raise ModuleNotFoundError("No module named 'triton'", name="triton")
 sys.meta_path.insert(0, NoTriton())
 report("interpreter")
+report("compile:gfx942")
 """
-    assert run_fresh(code) == (
-        "TargetError: the interpreter target needs Triton, which is not installed (No module named 'triton'): "
+    assert run_fresh(code).splitlines() == [
+        f"TargetError: the {target} target needs Triton, which is not installed (No module named 'triton'): "
         'pip install "aiter-conformance[triton]"'
-    )
+        for target in ("interpreter", "compile")
+    ]
 
 
 @pytest.mark.parametrize(
