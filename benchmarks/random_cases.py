@@ -10,6 +10,8 @@ PAGE_SIZES = (1, 2, 8, 16, 16, 16, 32, 48, 64, 128, 256, 544, 1024)
 GQA_RATIOS = (1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 12, 16, 32, 64)
 DRAFTS = (1, 1, 1, *range(2, 18), 32, 128)
 WINDOWS = ((0, 0), (16, -1), (31, 0), (100, -1), (4000, 20), (-1, 0), (-1, 3), (20, 4), (3, 64))
+KEY_BOUNDS = (513, 1024, 4096, 40_960)
+SCALES = (0.01, 0.05, 0.2, 1.0)
 
 LONGEST = 16_384
 MOST_PRODUCTS = 2**25
@@ -40,11 +42,12 @@ def _attempt(random: Random) -> Case:
     query_lens = _query_lens(random, batch)
     kv_heads = random.choice((1, 1, 2, 2, 3, 4, 8))
     alibi, sinks = random.random() < 0.15, random.random() < 0.15
+    seq_lens = tuple(_keys(random, m, LONGEST if long else 600) for m in query_lens)
     return Case(
         causal=random.random() < 0.5,
         dtype=random.choice(DTYPES),
         query_lens=query_lens,
-        seq_lens=tuple(_keys(random, m, LONGEST if long else 600) for m in query_lens),
+        seq_lens=seq_lens,
         q_heads=kv_heads * random.choice(GQA_RATIOS),
         kv_heads=kv_heads,
         head_dim=random.choice(HEAD_DIMS) if random.random() < 0.9 else random.randint(1, 512),
@@ -58,6 +61,9 @@ def _attempt(random: Random) -> Case:
         table_width=random.choice((1, 1, 1, 2, 8, 64)),
         page_order=random.choice(("shuffled",) * 4 + ("ascending", "shared", "shared", "high")),
         cache_dtype=random.choice(("",) * 6 + CACHE_DTYPES),
+        max_keys=max(random.choice(KEY_BOUNDS), *seq_lens) if random.random() < 0.15 else 0,
+        scale=random.choice(SCALES) if random.random() < 0.2 else 0.0,
+        fused_q=random.random() < 0.2,
     )
 
 

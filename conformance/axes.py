@@ -19,8 +19,8 @@ RAGGED = ("one draft", "mixed", "absent")
 LONGEST_DRAFT = 17
 """Of a ragged batch: 1 + 16 tokens, the longest that is deployed."""
 
-BLIND = frozenset({"padded", "short", "empty"})
-"""Levels at which kernels are known to fail (docs/findings.md), so that nothing else of the case can be seen."""
+BLIND = tuple(map(frozenset, (("padded",), ("short",), ("empty",), ("alibi", "sinks"), ("bounded", "poison.tails"))))
+"""Levels at which, together, kernels are known to fail (docs/findings.md): nothing else of the case can be seen."""
 
 CAUSAL = Axis("causal", ("causal", "noncausal"))
 DTYPE = Axis("dtype", DTYPES)
@@ -40,10 +40,18 @@ PADDING = Axis("padding", ("none", "padded"))
 WINDOW = Axis("window", ("none", "left", "both", "right", "wide"))
 BATCH = Axis("batch", ("2", "1", "3", "7", "33", "128"))
 REGIME = Axis("regime", REGIMES)
-FEATURE = Axis("feature", ("none", "softcap", "alibi", "sinks", "cache.e4m3fn", "cache.e4m3fnuz"))
+SCORES = Axis("scores", ("none", "softcap", "alibi"))
+SINKS = Axis("sinks", ("none", "sinks"))
+CACHE = Axis("cache", ("none", "cache.e4m3fn", "cache.e4m3fnuz"))
+SCALE = Axis("scale", ("none", "scale"))
+BOUND = Axis("bound", ("none", "bounded"))
+Q_ROWS = Axis("q rows", ("dense", "q.fused"))
 
 AXES = (CAUSAL, DTYPE, QUERIES, CONTEXT, RATIO, KV_HEADS, HEAD_DIM, PAGE, LAYOUT, PAGE_ORDER, TABLE, PADDING, WINDOW,
-        BATCH, REGIME, FEATURE)  # fmt: skip
+        BATCH, REGIME, SCORES, SINKS, CACHE, SCALE, BOUND, Q_ROWS)  # fmt: skip
+
+KEY_BOUND = 4_096
+"""What a caller says of shorter contexts: enough for every kernel that goes by it to cut the keys into segments."""
 
 TAIL_REGIMES = ("poison.tails", "poison.garbage")
 KEYLESS_REGIMES = ("random", "poison.pages", "poison.table")
@@ -181,10 +189,24 @@ def _nothing_is_without_effect() -> Iterator[Constraint]:
         (CAUSAL, WINDOW),
         lambda causal, window: (causal, window) != ("causal", "right"),
     )
+    for axis in (SCORES, SINKS, CACHE):
+        yield rule(
+            "no non-causal kernel has softcap, ALiBi, sinks or a smaller cache: a few refusals are listed by hand",
+            (CAUSAL, axis),
+            lambda _, level: level == "none",
+            where={"causal": ["noncausal"]},
+        )
     yield rule(
-        "no non-causal kernel has softcap, ALiBi, sinks or a smaller cache: a few refusals are listed by hand",
-        (CAUSAL, FEATURE),
-        lambda causal, feature: causal == "causal" or feature == "none",
+        f"no context of {KEY_BOUND:,} keys or more is below that bound",
+        (CONTEXT, BOUND),
+        lambda *_: False,
+        where={"context": ["very long"], "bound": ["bounded"]},
+    )
+    yield rule(
+        "only a causal kernel is told a bound of its keys",
+        (CAUSAL, BOUND),
+        lambda *_: False,
+        where={"causal": ["noncausal"], "bound": ["bounded"]},
     )
 
 

@@ -63,6 +63,9 @@ class Case:
     table_width: int = 1  # times the pages that the longest sequence needs
     page_order: str = "shuffled"
     cache_dtype: str = ""  # q's, or a smaller one that descales go with
+    max_keys: int = 0  # what the caller says that no sequence has more keys than; 0: the longest sequence's
+    scale: float = 0.0  # what q K is multiplied by; 0: 1 / sqrt(head_dim), which kernels take where none is given
+    fused_q: bool = False  # q is a view of the rows of a fused QKV projection, as vLLM's is; else it is contiguous
 
     def __post_init__(self) -> None:
         if len(self.query_lens) > MOST_SEQUENCES:
@@ -83,8 +86,10 @@ class Case:
             raise BadCase(f"a length, a window and the width of the block table are at most {LARGEST}")
         if min(self.window) < -1:
             raise BadCase("a window side is a number of keys, or -1 for unbounded")
-        if self.softcap < 0 or not re.fullmatch(r"[\d.]+", cap := f"{self.softcap:g}") or float(cap) != self.softcap:
-            raise BadCase(f"softcap {self.softcap} is not a plain positive number of at most 6 digits")
+        _require_plain("softcap", self.softcap)
+        _require_plain("scale", self.scale)
+        if self.max_keys and not max(self.seq_lens) <= self.max_keys <= LARGEST:
+            raise BadCase(f"{self.max_keys} is no upper bound of {max(self.seq_lens)} keys, or more than {LARGEST}")
         for name, value, known in (
             ("dtype", self.dtype, DTYPES),
             ("layout", self.layout, LAYOUTS),
@@ -108,6 +113,11 @@ class Case:
     @property
     def gqa_ratio(self) -> int:
         return self.q_heads // self.kv_heads
+
+    @property
+    def key_bound(self) -> int:
+        """What the caller says that no sequence has more keys than."""
+        return self.max_keys or max(self.seq_lens)
 
     @property
     def query_starts(self) -> tuple[int, ...]:
@@ -199,6 +209,12 @@ class _Token:
         return None if value == _DEFAULTS[self.field] else self.show(value)
 
 
+def _require_plain(name: str, number: float) -> None:
+    """Raises BadCase unless an id can carry the number."""
+    if number < 0 or not re.fullmatch(r"[\d.]+", plain := f"{number:g}") or float(plain) != number:
+        raise BadCase(f"{name} {number} is not a plain positive number of at most 6 digits")
+
+
 def _side(text: str) -> int:
     return -1 if text == "inf" else int(text)
 
@@ -224,6 +240,9 @@ _OPTIONAL = (
     _Token("table_width", rf"table{_NUMBER}x", lambda times: f"table{times}x", lambda word: int(word[5:-1])),
     _Token("page_order", r"pages\.[a-z]+", "pages.{}".format, lambda word: word[6:]),
     _Token("cache_dtype", r"cache\.[a-z0-9]+", "cache.{}".format, lambda word: word[6:]),
+    _Token("max_keys", rf"max{_NUMBER}", "max{}".format, lambda word: int(word[3:])),
+    _Token("scale", rf"scale{_NUMBER}(?:\.{_NUMBER})?", "scale{:g}".format, lambda word: float(word[5:])),
+    _Token("fused_q", r"q\.fused", lambda _: "q.fused", lambda _: True),
 )
 
 

@@ -19,6 +19,10 @@ TILE_SECONDS = {"unified": 1.3e-3, "kvcache": 2.0e-3}
 BLOCK_M = {"unified": 16, "kvcache": 64}
 """Query rows of a program: unified attention's are those of a whole group of heads."""
 
+MOST_SEGMENTS, LEAVING = 128, 4.0e-4
+"""Unified attention cuts what a bound of the keys allows into so many segments, or into tiles; and seconds of a program
+whose segment has no keys."""
+
 ORACLE = 2.0e-10
 """Seconds of a multiplication of the scores, with all that the oracle computes beside them."""
 
@@ -30,17 +34,19 @@ def seconds(case: Case) -> float:
 
 
 def _unified(case: Case) -> float:
-    longest, ratio = max(case.seq_lens), case.gqa_ratio
+    bound, ratio = case.key_bound, case.gqa_ratio
     single = max(case.query_lens) == 1
     queries = max(BLOCK_M["unified"], ratio) // ratio
-    tile = min(TILE, case.page_size) if single or longest > THRESHOLD else TILE
+    tile = min(TILE, case.page_size) if single or bound > THRESHOLD else TILE
     tile = {256: 32, 512: 16}.get(case.head_dim, tile) if not single else tile
     blocks = [-(-m // queries) for m in case.query_lens]
     programs = sum(blocks) * case.kv_heads
     tiles = case.kv_heads * sum(b * -(-n // tile) for b, n in zip(blocks, case.seq_lens, strict=True))
-    if longest > THRESHOLD and case.window == (-1, -1):
-        programs = programs * min(16, -(-longest // tile)) + case.tokens * case.q_heads
-    return programs * PROGRAM["unified"] + tiles * TILE_SECONDS["unified"]
+    leaving = 0
+    if bound > THRESHOLD and case.window == (-1, -1):
+        leaving = programs * min(MOST_SEGMENTS, -(-bound // tile)) if case.max_keys else 0
+        programs = programs * min(16, -(-max(case.seq_lens) // tile)) + case.tokens * case.q_heads
+    return programs * PROGRAM["unified"] + leaving * LEAVING + tiles * TILE_SECONDS["unified"]
 
 
 def _kvcache(case: Case) -> float:

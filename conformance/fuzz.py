@@ -12,7 +12,7 @@ from conformance import realize
 from conformance.axes import AXES
 from conformance.case import Case
 from conformance.cost import seconds
-from conformance.drawing import cases
+from conformance.drawing import DEAR, cases
 from conformance.execute import run
 from conformance.failure import text
 from conformance.judge import Verdict
@@ -22,8 +22,8 @@ from conformance.summary import duration
 from conformance.system import System
 from conformance.targets import Target
 
-DEAR = 2.0
-"""A case that is estimated to take more seconds on the interpreter is drawn again."""
+DRAWS = 20
+"""For each case that is to run: a backend may decline some, and some are avoided or too dear. Then it is enough."""
 
 SHRINKING = 120.0
 """Seconds after which the smallest failure that was found so far is good enough."""
@@ -45,7 +45,7 @@ class _Failing(Exception):
 
 
 class _Enough(BaseException):
-    """The time is over. Not an Exception, which Hypothesis would take for a failure of the case."""
+    """The time is over, or all cases ran. Not an Exception, which Hypothesis would take for a failure of the case."""
 
 
 @dataclass
@@ -66,12 +66,15 @@ class Fuzz:
     interrupted: bool = False
 
     def go(self, number_of_cases: int, seed_number: int) -> bool:
-        """Draw so many cases, or until the time is over or Ctrl-C; False if one failed, which is then reported."""
+        """Run so many cases, or until the time is over or Ctrl-C; False if one failed, which is then reported.
+
+        Fewer run where DRAWS times as many draws do not yield them.
+        """
         self.started = self.said_at = monotonic()
 
         @seed(seed_number)
         @settings(
-            max_examples=number_of_cases,
+            max_examples=min(DRAWS * number_of_cases, WITHOUT_END),
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
@@ -81,6 +84,8 @@ class Fuzz:
         )
         @given(cases())
         def draw(case: Case) -> None:
+            if self.ran >= number_of_cases and self.smallest is None:
+                raise _Enough
             self._try(case)
 
         try:

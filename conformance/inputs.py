@@ -42,9 +42,9 @@ GUARD_ROWS = 8
 class Inputs:
     """The arguments of one attention call; see `reference.attend` for their meaning.
 
-    q [T, Hq, D]; caches [num_blocks, block_size, Hkv, D] with the strides of the case's layout; block_table [B, W],
-    seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and v_descale [B, Hkv] float32
-    or None.
+    q [T, Hq, D], whose rows may lie apart; caches [num_blocks, block_size, Hkv, D] with the strides of the case's
+    layout; block_table [B, W], seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and
+    v_descale [B, Hkv] float32 or None.
     """
 
     q: Tensor
@@ -131,7 +131,7 @@ def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sink
     k_descale, v_descale = _descales(case)
     per_head, heads = torch.ones(case.batch, case.kv_heads), case.q_heads
     return Inputs(
-        q=_amid_nan(q),
+        q=_amid_nan(q, 2 * case.kv_heads if case.fused_q else 0),
         k_cache=both[0],
         v_cache=both[1],
         block_table=pages.block_table(case),
@@ -159,14 +159,19 @@ def _descales(case: Case) -> tuple[float, float]:
 
 
 def _scale(case: Case) -> float:
-    return 1 / math.sqrt(case.head_dim)
+    return case.scale or 1 / math.sqrt(case.head_dim)
 
 
-def _amid_nan(q: Tensor) -> Tensor:
-    """The same queries with rows of NaN before and behind: what a kernel reads there shows, whatever memory holds."""
-    rows = torch.full((len(q) + 2 * GUARD_ROWS, *q.shape[1:]), torch.nan, dtype=q.dtype)
-    rows[GUARD_ROWS:-GUARD_ROWS] = q
-    return rows[GUARD_ROWS:-GUARD_ROWS]
+def _amid_nan(q: Tensor, heads_between: int) -> Tensor:
+    """The same queries with NaN before and behind, and in so many heads after each row, where a projection has K and V.
+
+    What a kernel reads there shows, whatever memory holds.
+    """
+    tokens, heads, head_dim = q.shape
+    rows = torch.full((tokens + 2 * GUARD_ROWS, heads + heads_between, head_dim), torch.nan, dtype=q.dtype)
+    amid = rows[GUARD_ROWS:-GUARD_ROWS, :heads]
+    amid.copy_(q)
+    return amid
 
 
 def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype, descale: float = 1.0) -> Tensor:

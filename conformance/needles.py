@@ -24,7 +24,7 @@ NEEDLE_LOGIT = 32.0
 """About the score of a query with its needle; the other keys keep a spread of a few units, and a weight below 1e-6."""
 
 
-def plant(case: Case, q: Tensor, k: Tensor, table: Tensor, k_descale: float) -> None:
+def plant(case: Case, q: Tensor, k: Tensor, table: Tensor, k_descale: float, scale: float) -> None:
     """Align queries `q` [T, Hq, D] with chosen keys of `k` [pool, page_size, Hkv, D] times `k_descale`, in place.
 
     Each chosen key is doubled, which sets it apart from the rest; each query row points at one of them, whether it may
@@ -39,7 +39,7 @@ def plant(case: Case, q: Tensor, k: Tensor, table: Tensor, k_descale: float) -> 
     for b, targets in chosen.items():
         page, row = _rows(case, table[b], targets)
         needle = k[page, row, kv_head].float() * k_descale  # [m, Hq, D]
-        q[case.query_starts[b] : case.query_starts[b + 1]] = needle * (NEEDLE_LOGIT / 4 / case.head_dim**0.5)
+        q[case.query_starts[b] : case.query_starts[b + 1]] = needle * (NEEDLE_LOGIT / 4 / (case.head_dim * scale))
 
 
 def _targets(case: Case, b: int) -> Tensor:

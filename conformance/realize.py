@@ -10,6 +10,7 @@ from random import Random
 
 from conformance import contexts
 from conformance.axes import (
+    KEY_BOUND,
     LONGEST_DRAFT,
     MOST_BYTES,
     MOST_ENTRIES,
@@ -33,6 +34,9 @@ RUNS = 4
 DRAFTS = (8, 16, LONGEST_DRAFT)
 """Tokens of the longest draft of a ragged batch."""
 
+TIMES_USUAL = (0.5, 2.0)
+"""A scale that is not 1 / sqrt(head_dim) is so much of it, rounded to two digits."""
+
 SIDES = (0, 1, 7, 15, 16, 31, 63, 64, 255, 256)
 """Window sides: on both sides of what tiles and pages are."""
 
@@ -44,7 +48,7 @@ def case(levels: Levels) -> Case:
     batch, page = int(levels["batch"]), int(levels["page"])
     drafts = (LONGEST_DRAFT,) if levels["context"] == "short" else DRAFTS
     query_lens = _query_lens(levels["queries"], batch, pick.choice(drafts), pick)
-    kv_heads, feature = int(levels["KV heads"]), levels["feature"]
+    kv_heads, head_dim = int(levels["KV heads"]), int(levels["head dim"])
     seq_lens = _seq_lens(levels, query_lens, page, pick)
     return Case(
         causal=levels["causal"] == "causal",
@@ -53,17 +57,20 @@ def case(levels: Levels) -> Case:
         seq_lens=seq_lens,
         q_heads=kv_heads * int(levels["ratio"]),
         kv_heads=kv_heads,
-        head_dim=int(levels["head dim"]),
+        head_dim=head_dim,
         page_size=page,
         layout=levels["layout"],
         regime=levels["regime"],
         window=_window(levels["window"], max(seq_lens), pick),
-        softcap=pick.choice((20.0, 30.0, 50.0)) if feature == "softcap" else 0.0,
-        alibi=feature == "alibi",
-        sinks=feature == "sinks",
+        softcap=pick.choice((20.0, 30.0, 50.0)) if levels["scores"] == "softcap" else 0.0,
+        alibi=levels["scores"] == "alibi",
+        sinks=levels["sinks"] == "sinks",
         table_width=int(levels["table"][:-1]),
         page_order=levels["page order"],
-        cache_dtype=feature.removeprefix("cache.") if feature.startswith("cache.") else "",
+        cache_dtype="" if levels["cache"] == "none" else levels["cache"].removeprefix("cache."),
+        max_keys=KEY_BOUND if levels["bound"] == "bounded" else 0,
+        scale=float(f"{pick.choice(TIMES_USUAL) / head_dim**0.5:.2g}") if levels["scale"] == "scale" else 0.0,
+        fused_q=levels["q rows"] == "q.fused",
     )
 
 
@@ -160,12 +167,7 @@ def levels(case: Case) -> dict[str, frozenset[str]]:
     """
     keys = max(case.seq_lens)
     queries = max(m for m, n in zip(case.query_lens, case.seq_lens, strict=True) if n == keys)
-    features = {
-        "softcap": case.softcap > 0,
-        "alibi": case.alibi,
-        "sinks": case.sinks,
-        f"cache.{case.cache_dtype}": bool(case.cache_dtype),
-    }
+    scores = {"softcap": case.softcap > 0, "alibi": case.alibi}
     padded = keys > 0 and any(m and not n for m, n in zip(case.query_lens, case.seq_lens, strict=True))
     return {
         "causal": frozenset({"causal" if case.causal else "noncausal"}),
@@ -183,7 +185,12 @@ def levels(case: Case) -> dict[str, frozenset[str]]:
         "window": frozenset({_window_level(case.window, keys)}),
         "batch": frozenset({str(case.batch)}),
         "regime": frozenset({case.regime}),
-        "feature": frozenset(name for name, has in features.items() if has) or frozenset({"none"}),
+        "scores": frozenset(name for name, has in scores.items() if has) or frozenset({"none"}),
+        "sinks": frozenset({"sinks" if case.sinks else "none"}),
+        "cache": frozenset({f"cache.{case.cache_dtype}" if case.cache_dtype else "none"}),
+        "scale": frozenset({"scale" if case.scale else "none"}),
+        "bound": _bound_level(case.key_bound, keys),
+        "q rows": frozenset({"q.fused" if case.fused_q else "dense"}),
     }
 
 
@@ -194,6 +201,13 @@ def _queries_level(lens: tuple[int, ...]) -> str:
     if 0 in different:
         return "absent"
     return "one draft" if 1 in different and lens.count(1) == len(lens) - 1 else "mixed"
+
+
+def _bound_level(bound: int, keys: int) -> frozenset[str]:
+    """None for a bound above the keys that sends no kernel another way."""
+    if bound == keys:
+        return frozenset({"none"})
+    return frozenset({"bounded"} if bound > contexts.THRESHOLD else ())
 
 
 def _window_level(window: tuple[int, int], keys: int) -> str:

@@ -63,7 +63,7 @@ def apply(case: Case, values: Values, pages: Pages, scale: float) -> None:
     """Make random values those of the case's regime."""
     regime, rows = case.regime, KeyRows.of(case, pages.table, pages.pool)
     if regime == "needle":
-        plant(case, values.q, values.k, pages.table, values.k_descale)
+        plant(case, values.q, values.k, pages.table, values.k_descale, scale)
     elif regime == "poison.pages":
         spare = torch.ones(pages.pool, dtype=torch.bool)
         spare[pages.owned.long()] = False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance import second_calls
-from conformance.case import MOST_SEQUENCES, Case
+from conformance.case import LARGEST, MOST_SEQUENCES, Case
 from conformance.inputs import Inputs, make
 from conformance.second_calls import SHIFT, Call
 
@@ -117,6 +117,9 @@ RELATIONS = {
                  "causal drafts of several queries", second_calls.unrolled, bitwise=False),
         Relation("pages.resized", "the same keys in pages of another size",
                  _small_cache, SMALL, second_calls.resized, bitwise=False),
+        Relation("keys.bounded", "the same call, told a larger upper bound of its keys",
+                 lambda case: not case.max_keys and max(case.seq_lens) <= LARGEST // 2,
+                 "no bound of its keys yet, and room for a larger one", second_calls.bounded, bitwise=False),
         Relation("values.shifted", f"the same call with {SHIFT:g} added to all of V, less that much of its output",
                  _sees_and_sums_to_one, f"a key for every query, no sinks, and {SMALL}",
                  second_calls.shifted, bitwise=False, prepare=second_calls.on_a_grid),

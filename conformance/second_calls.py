@@ -16,6 +16,9 @@ from conformance.case import Case
 from conformance.inputs import Inputs
 from conformance.layouts import caches
 
+ROOM = 4_096
+"""Keys that `bounded` has room for at least: kernels that go by the bound cut them into segments."""
+
 SHIFT, REACH = 6.0, 2.0
 """What `shifted` adds to every stored element of V, which reaches so far to both sides of 0.
 
@@ -123,7 +126,8 @@ def reversed_batch(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
         query_lens=tuple(case.query_lens[b] for b in order),
         seq_lens=tuple(case.seq_lens[b] for b in order),
     )
-    return Call(other, _sequences(other, inputs, inputs.q[rows], torch.tensor(order)), rows=rows.argsort())
+    inputs.q.copy_(inputs.q[rows])
+    return Call(other, _sequences(other, inputs, torch.tensor(order)), rows=rows.argsort())
 
 
 def unrolled(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
@@ -132,14 +136,13 @@ def unrolled(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     lens = [max(0, n - m + i + 1) for m, n in zip(case.query_lens, case.seq_lens, strict=True) for i in range(m)]
     order = "shuffled" if case.page_order == "shared" else case.page_order  # which it no longer says of these lengths
     other = replace(case, query_lens=(1,) * case.tokens, seq_lens=tuple(lens), page_order=order)
-    return Call(other, _sequences(other, inputs, inputs.q, starts))
+    return Call(other, _sequences(other, inputs, starts))
 
 
-def _sequences(case: Case, inputs: Inputs, q: Tensor, order: Tensor) -> Inputs:
+def _sequences(case: Case, inputs: Inputs, order: Tensor) -> Inputs:
     """The inputs of a batch whose sequences lie in the pages of those that `order` [B] names."""
     return replace(
         inputs,
-        q=q,
         block_table=inputs.block_table[order],
         seq_lens=torch.tensor(case.seq_lens, dtype=torch.int32),
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
@@ -151,6 +154,11 @@ def _sequences(case: Case, inputs: Inputs, q: Tensor, order: Tensor) -> Inputs:
 def other_mode(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     """Causal instead of not, or the other way round: a single query stands on the last key, and sees them all."""
     return Call(replace(case, causal=not case.causal), inputs)
+
+
+def bounded(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
+    """Told a bound of the keys that a server with room for longer contexts passes, whatever its batch holds."""
+    return Call(replace(case, max_keys=max(ROOM, 2 * max(case.seq_lens))), inputs)
 
 
 # -- other values ------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         block_table=inputs.block_table,
         num_actual_tokens=case.tokens,
         max_query_len=max(case.query_lens),
-        max_seq_len=max(case.seq_lens),
+        max_seq_len=case.key_bound,
         causal=case.causal,
         # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
         query_lens_on_host=None if uniform and not case.causal else case.query_lens,

@@ -13,7 +13,7 @@ from conformance.rounding import RoundingProfile
 from conformance.status import Status
 from reference import Attention
 from tests.harness import missteps as step
-from tests.harness.flash import LOG2E, Fault, Flash, grouped, through
+from tests.harness.flash import LOG2E, Fault, Flash, grouped, misread, through
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ KEYS = {
     "length of the neighbour": Defect(Flash(length=lambda case, b: case.seq_lens[b - 1])),
     "longest of the batch for all": Defect(Flash(length=lambda case, b: max(case.seq_lens))),
     "width of the table for the length": Defect(Flash(length=step.room_in_the_table)),
+    "bound of the keys for the length": Defect(Flash(length=lambda case, b: case.max_keys or case.seq_lens[b]), CAUSAL),
     "length counted without the draft": Defect(Flash(length=lambda case, b: case.seq_lens[b] + case.query_lens[b])),
 }
 
@@ -127,6 +128,9 @@ HEADS_AND_QUERIES = {
     "KV head off by one": Defect(Flash(kv_head=lambda case: (grouped(case) + 1) % case.kv_heads)),
     "first KV head for all": Defect(Flash(kv_head=lambda case: torch.zeros(case.q_heads, dtype=torch.int64))),
     "ragged batch taken for uniform": Defect(Flash(first_query=step.as_if_uniform)),
+    "queries found by the strides of the output": Defect(
+        Flash(queries=lambda case, inputs: misread(inputs.q, inputs.q.contiguous().stride()))
+    ),
     "queries past 16 lost": Defect(Flash(finish=step.rows_past_16_zero)),
     "dims past 128 lost": Defect(Flash(finish=step.dims_past_128_zero)),
     "output rotated by one dim": Defect(Flash(finish=lambda case, out: out.roll(1, -1))),
@@ -136,11 +140,12 @@ HEADS_AND_QUERIES = {
 }
 
 SCORES = {
-    "scale 0.5% off": Defect(Flash(scale=lambda scale: 1.005 * scale)),
-    "scale 2% off": Defect(Flash(scale=lambda scale: 1.02 * scale)),
-    "scale missing": Defect(Flash(scale=lambda scale: 1.0)),
-    "scale squared": Defect(Flash(scale=lambda scale: scale * scale)),
-    "exponentials of base 2 of natural scores": Defect(Flash(scale=lambda scale: scale / LOG2E)),
+    "scale 0.5% off": Defect(Flash(scale=lambda case, scale: 1.005 * scale)),
+    "scale 2% off": Defect(Flash(scale=lambda case, scale: 1.02 * scale)),
+    "scale missing": Defect(Flash(scale=lambda case, scale: 1.0)),
+    "scale of the caller ignored": Defect(Flash(scale=lambda case, scale: case.head_dim**-0.5)),
+    "scale squared": Defect(Flash(scale=lambda case, scale: scale * scale)),
+    "exponentials of base 2 of natural scores": Defect(Flash(scale=lambda case, scale: scale / LOG2E)),
     "scores in bf16": Defect(Flash(round_scores=through(torch.bfloat16))),
     "scores in fp16": Defect(Flash(round_scores=through(torch.float16))),
     "q rounded and not declared": Defect(Flash(rounds_q=True), declares_q=False),
@@ -156,6 +161,9 @@ SCORES = {
         Flash(alibi_origin=lambda stand, n: 0 * stand + n - 1), CAUSAL, gives_lse=True
     ),
     "descale of K ignored": Defect(Flash(descales=step.descales(lambda k, v: (None, v))), CAUSAL),
+    "descale of K ignored where scores are capped": Defect(
+        Flash(descales=step.descales(lambda k, v: (None, v), where=lambda case: case.softcap > 0)), CAUSAL
+    ),
     "descale of V ignored": Defect(Flash(descales=step.descales(lambda k, v: (k, None))), CAUSAL),
     "descales swapped": Defect(Flash(descales=step.descales(lambda k, v: (v, k))), CAUSAL),
     "descale of K applied twice": Defect(Flash(descales=step.descales(lambda k, v: (k * k, v))), CAUSAL),
@@ -178,10 +186,13 @@ SOFTMAX = {
     "weights truncated": Defect(Flash(round_p=lambda p, _: step.truncated(p))),
     "accumulated in bf16": Defect(Flash(accumulate=through(torch.bfloat16))),
     "accumulated in fp16": Defect(Flash(accumulate=through(torch.float16))),
-    "sinks ignored": Defect(Flash(sink=lambda sinks: None), CAUSAL),
-    "sinks counted twice": Defect(Flash(sink=lambda sinks: sinks * LOG2E + 1), CAUSAL),
-    "sinks in base 2": Defect(Flash(sink=lambda sinks: sinks), CAUSAL),
-    "sinks of the neighbours": Defect(Flash(sink=lambda sinks: sinks.roll(1) * LOG2E), CAUSAL),
+    "sinks ignored": Defect(Flash(sink=lambda case, sinks: None), CAUSAL),
+    "sinks ignored where the cache is smaller": Defect(
+        Flash(sink=lambda case, sinks: None if case.cache_dtype else sinks * LOG2E), CAUSAL
+    ),
+    "sinks counted twice": Defect(Flash(sink=lambda case, sinks: sinks * LOG2E + 1), CAUSAL),
+    "sinks in base 2": Defect(Flash(sink=lambda case, sinks: sinks), CAUSAL),
+    "sinks of the neighbours": Defect(Flash(sink=lambda case, sinks: sinks.roll(1) * LOG2E), CAUSAL),
     "output through bf16": Defect(Flash(finish=lambda case, out: through(torch.bfloat16)(out))),
     "output truncated": Defect(Flash(finish=lambda case, out: step.truncated(out))),
     "lse in base 2": Defect(Flash(lse=lambda maximum, denominator: maximum + denominator.log2()), gives_lse=True),

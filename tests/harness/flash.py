@@ -54,9 +54,10 @@ class Flash:
     table: Callable[[Case, int, Tensor], Tensor] = lambda case, b, table: table[b]
     entries: Callable[[Case, int], int] = lambda case, end: -(-end // case.page_size)  # looked up, for so many keys
     caches: Callable[[Case, Inputs], tuple[Tensor, Tensor]] = lambda case, inputs: (inputs.k_cache, inputs.v_cache)
+    queries: Callable[[Case, Inputs], Tensor] = lambda case, inputs: inputs.q
     head_dim: Callable[[int], int] = as_asked  # elements of q and K that meet
     kv_head: Callable[[Case], Tensor] = grouped
-    descales: Callable[[Inputs], tuple[Tensor | None, Tensor | None]] = lambda inputs: (
+    descales: Callable[[Case, Inputs], tuple[Tensor | None, Tensor | None]] = lambda case, inputs: (
         inputs.k_descale,
         inputs.v_descale,
     )
@@ -71,7 +72,7 @@ class Flash:
     window: Callable[[Case], tuple[int, int]] = lambda case: case.window
 
     # scores
-    scale: Callable[[float], float] = as_asked
+    scale: Callable[[Case, float], float] = lambda case, scale: scale
     softcap: Callable[[Tensor, float], Tensor] = capped
     alibi_origin: Callable[[Tensor, int], Tensor] = lambda stand, n: stand
     slopes: Callable[[Case, Tensor], Tensor] = lambda case, slopes: slopes
@@ -87,7 +88,7 @@ class Flash:
     rescales: bool = True  # the accumulator, where the row maximum rises
     cut: Callable[[list[slice]], list[slice]] = as_asked  # the ranges of keys of the splits
     merges_by_weight: bool = True
-    sink: Callable[[Tensor], Tensor | None] = lambda sinks: sinks * LOG2E
+    sink: Callable[[Case, Tensor], Tensor | None] = lambda case, sinks: sinks * LOG2E
 
     # what it stores
     finish: Callable[[Case, Tensor], Tensor] = lambda case, out: out  # float32 [T, Hq, D], before it is rounded
@@ -102,7 +103,7 @@ class Flash:
         """`out` [T, Hq, D] in the case's dtype and `lse` [T, Hq] float32. Raises Fault."""
         out = torch.full(inputs.q.shape, torch.nan)
         lse = torch.full(inputs.q.shape[:2], torch.nan)
-        q = widened(inputs.q, self.head_dim(case.head_dim))
+        q = widened(self.queries(case, inputs), self.head_dim(case.head_dim))
         for b, m in enumerate(case.query_lens):
             rows = slice(case.query_starts[b], case.query_starts[b] + m)
             first = self.first_query(case, b)
@@ -113,7 +114,7 @@ class Flash:
         n, m = self.length(case, b), len(q)
         first, end = self.keys(case, n)
         k, v = self._load(case, inputs, b, first, end)
-        per_head = q.float() * (self.scale(inputs.scale) * LOG2E)
+        per_head = q.float() * (self.scale(case, inputs.scale) * LOG2E)
         if self.rounds_q:
             per_head = per_head.to(q.dtype).float()
         scores = self.round_scores(torch.einsum("mhd,nhd->hmn", per_head, k))
@@ -130,7 +131,7 @@ class Flash:
             for part in self.cut(_ranges(len(k), self.tile, self.splits))
         ]
         maximum, denominator, acc = self._merge(parts)
-        if inputs.sinks is not None and (sinks := self.sink(inputs.sinks)) is not None:
+        if inputs.sinks is not None and (sinks := self.sink(case, inputs.sinks)) is not None:
             sink = sinks[:, None].expand_as(maximum)
             raised = torch.maximum(maximum, sink)
             shrink = torch.exp2(maximum - raised)
@@ -151,7 +152,7 @@ class Flash:
             stored = cache[pages].flatten(0, 1)[rows].float()
             return (stored if descale is None else stored * descale[b][:, None])[:, kv_head]
 
-        k_descale, v_descale = self.descales(inputs)
+        k_descale, v_descale = self.descales(case, inputs)
         return load(widened(k_cache, self.head_dim(case.head_dim)), k_descale), load(v_cache, v_descale)
 
     def _seen(self, case: Case, at: Tensor, stand: Tensor, n: int, m: int) -> Tensor:

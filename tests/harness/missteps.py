@@ -209,12 +209,13 @@ def truncated(x: Tensor) -> Tensor:
 
 def descales(
     change: Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor | None]],
-) -> Callable[[Inputs], tuple[Tensor | None, Tensor | None]]:
+    where: Callable[[Case], bool] = lambda _: True,
+) -> Callable[[Case, Inputs], tuple[Tensor | None, Tensor | None]]:
     """What becomes of the descales of K and V, where there are any."""
 
-    def changed(inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
-        if inputs.k_descale is None or inputs.v_descale is None:
-            return None, None
+    def changed(case: Case, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
+        if inputs.k_descale is None or inputs.v_descale is None or not where(case):
+            return inputs.k_descale, inputs.v_descale
         return change(inputs.k_descale, inputs.v_descale)
 
     return changed

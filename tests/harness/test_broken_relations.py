@@ -20,6 +20,7 @@ from conformance.status import Status, Unsupported
 from conformance.targets import Target
 from tests.harness import answers
 from tests.harness.flash import LOG2E, Flash
+from tests.harness.missteps import second_split_starts_late
 
 CPU = Target("cpu", "cpu", torch.device("cpu"))
 
@@ -61,7 +62,7 @@ def gathers_the_whole_table(case: Case, inputs: Inputs) -> Tensor:
 def length_from_the_table(case: Case, inputs: Inputs) -> Tensor:
     """Believes that a sequence has as many pages as entries other than the padding's."""
     entries = int((inputs.block_table > 0).sum())
-    return Flash(scale=lambda scale: scale * (1 + entries / 100))(case, inputs)[0]
+    return Flash(scale=lambda _, scale: scale * (1 + entries / 100))(case, inputs)[0]
 
 
 def one_key_too_many(case: Case, inputs: Inputs) -> Tensor:
@@ -105,6 +106,12 @@ def refuses_pages_of_64(case: Case, inputs: Inputs) -> Tensor:
     return answers.right(case, inputs)
 
 
+def loses_a_key_of_many(case: Case, inputs: Inputs) -> Tensor:
+    """Cuts the keys where there may be many, and loses one at a cut."""
+    kernel = Flash(tile=16, splits=3, cut=second_split_starts_late) if case.key_bound > 512 else Flash()
+    return kernel(case, inputs)[0]
+
+
 def few_heads(case: Case, inputs: Inputs) -> Tensor:
     """Of a batch of more than three only the first head."""
     return answers.right(case, inputs)[:, : 1 if case.batch > 3 else None]
@@ -140,6 +147,9 @@ PLANTED: dict[str, tuple[str, str, Attend, Status, str]] = {
     ),
     "last partial page dropped": (
         "pages.resized", DRAFT, last_partial_page_dropped, Status.MISMATCH, "an element exceeds its error bound",
+    ),
+    "key lost where the bound asks for splits": (
+        "keys.bounded", CAUSAL, loses_a_key_of_many, Status.MISMATCH, "an element exceeds its error bound",
     ),
     "weights that sum to 1.005": (
         "values.shifted", DRAFT, flash(finish=lambda _, out: 1.005 * out), Status.MISMATCH, "exceeds its error bound",

@@ -65,6 +65,9 @@ def legal_cases(draw: st.DrawFn) -> Case:
         table_width=draw(st.integers(1, 64)),
         page_order=draw(st.sampled_from([order for order in PAGE_ORDERS if order != "shared"])),
         cache_dtype=draw(st.sampled_from(("", *CACHE_DTYPES))),
+        max_keys=draw(st.sampled_from((0, 2**20, 2**31 - 1))),
+        scale=draw(st.sampled_from((0.0, 0.2, 0.0625, 1.0, 2.5))),
+        fused_q=draw(st.booleans()),
     )
 
 
@@ -84,12 +87,11 @@ def test_an_id_round_trips(case: Case) -> None:
 @example(float("inf"))
 @example(float("nan"))
 @settings(PATIENT, max_examples=100)
-def test_a_softcap_that_no_id_can_carry_is_no_case(softcap: float) -> None:
-    try:
-        case = replace(PLAIN, softcap=softcap)
-    except BadCase:
-        return
-    assert Case.parse(case.id) == case
+def test_a_number_that_no_id_can_carry_is_no_case(number: float) -> None:
+    for field in ("softcap", "scale"):
+        with suppress(BadCase):
+            case = replace(PLAIN, **{field: number})
+            assert Case.parse(case.id) == case
 
 
 @given(legal_cases())
@@ -160,6 +162,12 @@ GOLDEN = {
     "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-pages.high-cache.e4m3fn-padded-onehot": replace(
         PLAIN, page_order="high", cache_dtype="e4m3fn", layout="padded", regime="onehot"
     ),
+    "decode-causal-bf16-b2-q16-h32:8-d128-p16-kv1000-sinks-cache.e4m3fnuz-max4096-scale0.0625-q.fused-packed-random": (
+        replace(PLAIN, causal=True, sinks=True, cache_dtype="e4m3fnuz", max_keys=4096, scale=0.0625, fused_q=True)
+    ),
+    "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-table2x-max1000-packed-random": replace(
+        PLAIN, table_width=2, max_keys=1000
+    ),
 }
 """Typed by hand. Records are compared by id, for years: an id that changes here makes every old result an orphan."""
 
@@ -201,6 +209,11 @@ def test_what_follows_from_the_fields() -> None:
         ({"q_heads": 12}, "12 query heads cannot share 8 KV heads evenly"),
         ({"window": (-2, 0)}, "a window side is a number of keys, or -1 for unbounded"),
         ({"softcap": -1.0}, "softcap -1.0 is not a plain positive number of at most 6 digits"),
+        ({"scale": -0.5}, "scale -0.5 is not a plain positive number of at most 6 digits"),
+        ({"scale": 1e-5}, "scale 1e-05 is not a plain positive number of at most 6 digits"),
+        ({"max_keys": 999}, "999 is no upper bound of 1000 keys, or more than 2147483647"),
+        ({"max_keys": -1}, "-1 is no upper bound of 1000 keys, or more than 2147483647"),
+        ({"max_keys": 2**31}, "2147483648 is no upper bound of 1000 keys, or more than 2147483647"),
         ({"dtype": "fp8"}, "dtype 'fp8' is none of bf16, fp16"),
         ({"layout": "sideways"}, f"layout 'sideways' is none of {', '.join(LAYOUTS)}"),
         ({"regime": "poison"}, f"regime 'poison' is none of {', '.join(REGIMES)}"),
@@ -235,6 +248,8 @@ def mutant(old: str, new: str) -> str:
         (mutant("q16", "q1+2+3"), "'1+2+3' gives 3 lengths for a batch of 2"),
         (mutant("q16", "q16+16"), f"{mutant('q16', 'q16+16')!r} is written {EXAMPLE!r}"),
         (mutant("b2", "b02"), f"{mutant('b2', 'b02')!r} is written {EXAMPLE!r}"),
+        (mutant("-packed", "-max0-packed"), f"{mutant('-packed', '-max0-packed')!r} is written {EXAMPLE!r}"),
+        (mutant("-packed", "-scale0-packed"), f"{mutant('-packed', '-scale0-packed')!r} is written {EXAMPLE!r}"),
         (mutant("-packed", "-table1x-packed"), f"{mutant('-packed', '-table1x-packed')!r} is written {EXAMPLE!r}"),
         (mutant("bf16", "int8"), "dtype 'int8' is none of bf16, fp16"),
         (mutant("h32:8", "h32:5"), "32 query heads cannot share 5 KV heads evenly"),
@@ -268,9 +283,25 @@ def spoiled_ids(draw: st.DrawFn) -> str:
     other = st.one_of(
         st.text("0123456789+x:.abdfhikpqvw-", max_size=8),
         small.map(str),
-        st.builds("{}{}".format, st.sampled_from(("b", "q", "kv", "d", "p", "w", "softcap", "table")), small),
+        st.builds(
+            "{}{}".format, st.sampled_from(("b", "q", "kv", "d", "p", "w", "softcap", "table", "max", "scale")), small
+        ),
         st.text("0123456789.", min_size=1, max_size=6).map("softcap{}".format),
-        st.sampled_from(("alibi", "sinks", "winf:inf", "w3:4", "table0x", "softcap1.2.3", "softcap.", "q1x0", "kv²")),
+        st.sampled_from(
+            (
+                "alibi",
+                "sinks",
+                "winf:inf",
+                "w3:4",
+                "table0x",
+                "softcap1.2.3",
+                "softcap.",
+                "scale.",
+                "q.fused",
+                "q1x0",
+                "kv²",
+            )
+        ),
     )
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(pieces) - 1))
@@ -300,6 +331,8 @@ def test_a_spoiled_id_is_refused_or_another_id(text: str) -> None:
         mutant("-packed", "-table" + "9" * 5000 + "x-packed"),
         mutant("-packed", "-w" + "9" * 5000 + ":1-packed"),
         mutant("-packed", "-softcap" + "9" * 500 + "-packed"),
+        mutant("-packed", "-max" + "9" * 5000 + "-packed"),
+        mutant("-packed", "-scale" + "9" * 500 + "-packed"),
     ],
     ids=lambda text: text if len(text) < 90 else f"{text[:60]}...",
 )

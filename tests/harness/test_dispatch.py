@@ -7,10 +7,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.backends import aiter
 from conformance.case import Case
 from conformance.dispatch import AttentionLayer, MetadataBuilder, forward, supports_non_causal
+from conformance.execute import exact
 from conformance.inputs import make
-from conformance.status import Unsupported
+from conformance.judge import judge
+from conformance.status import Status, Unsupported
 from tests.harness.dispatched import (
     DRAFTS,
     EDGES,
@@ -58,6 +61,27 @@ def test_a_draft_equals_the_oracle(mode: str, lengths: str, window: tuple[int, i
 def test_features_of_causal_attention_arrive(lengths: str, feature: str) -> None:
     case = Case.parse(f"decode-causal-bf16-{lengths}{feature}-packed-random")
     assert_exact(case, served(case, Kernels()))
+
+
+@pytest.mark.parametrize("mode", ["causal", "noncausal"])
+@pytest.mark.parametrize("lengths", [UNIFORM["drafts"], RAGGED["ragged"]])
+def test_a_scale_arrives(mode: str, lengths: str) -> None:
+    case = case_of(mode, lengths, extra="-scale0.7")
+    assert_exact(case, served(case, Kernels()))
+
+
+@pytest.mark.parametrize(("word", "bound"), [("", 30), ("-max4096", 4096)])
+def test_the_backend_tells_unified_attention_the_bound_of_the_keys(
+    word: str, bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, case = Kernels(), case_of("causal", UNIFORM["drafts"], extra=word)
+    monkeypatch.setattr(aiter, "_arch", ["gfx942"])
+    monkeypatch.setitem(aiter._kernels, "unified", kernels.load("unified"))
+    inputs = make(case)
+    answer = aiter.attend(case, inputs)
+    (called,) = (arguments for _, arguments in kernels.called)
+    assert called["max_seqlen_k"] == bound
+    assert judge(case, exact(case, inputs), answer.out).status is Status.PASS
 
 
 @pytest.mark.parametrize("mode", ["causal", "noncausal"])

@@ -3,26 +3,31 @@
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from time import monotonic
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor
 
 from conformance.__main__ import main
+from conformance.axes import HEAD_DIM
 from conformance.backends import Attend, Backend
 from conformance.backends.torch import attend as right
 from conformance.case import Case
-from conformance.drawing import cases
+from conformance.cost import seconds
+from conformance.drawing import DEAR, cases
 from conformance.execute import run
-from conformance.fuzz import Fuzz, kinds
+from conformance.fuzz import SLOW_IS_FINE, Fuzz, kinds
 from conformance.inputs import Inputs
-from conformance.status import Status
+from conformance.status import Status, Unsupported
 from conformance.system import System
 from tests.harness.test_axes import cache_bytes
 
 SEED = 7
+
+FEATURES = ("softcap", "alibi", "sinks", "cache_dtype", "max_keys", "scale", "fused_q")
 
 
 def loses_the_last_value_of_long_sequences(case: Case, inputs: Inputs) -> Tensor:
@@ -46,6 +51,12 @@ def raises_or_is_wrong(case: Case, inputs: Inputs) -> Tensor:
         return right(case, inputs) + 1
     if case.tokens > 1:
         raise RuntimeError("two or three tokens")
+    return right(case, inputs)
+
+
+def declines_float16(case: Case, inputs: Inputs) -> Tensor:
+    if case.dtype == "fp16":
+        raise Unsupported("bfloat16 alone")
     return right(case, inputs)
 
 
@@ -75,7 +86,29 @@ def session() -> Callable[..., Session]:
 def test_what_is_drawn_is_a_case_that_fits_a_laptop(case: Case) -> None:
     assert Case.parse(case.id) == case
     assert cache_bytes(case) <= 2**28
-    assert case.causal or not (case.softcap or case.alibi or case.sinks or case.cache_dtype)
+    assert case.causal or not (case.softcap or case.alibi or case.sinks or case.cache_dtype or case.max_keys)
+
+
+def test_what_is_drawn_is_of_every_kind_and_seldom_too_dear() -> None:
+    drawn: list[Case] = []
+
+    @given(cases())
+    @settings(deadline=None, max_examples=400, database=None, derandomize=True, phases=(Phase.generate,),
+              suppress_health_check=SLOW_IS_FINE)  # fmt: skip
+    def draw(case: Case) -> None:
+        drawn.append(case)
+
+    draw()
+    assert sum(seconds(case) > DEAR for case in drawn) < 0.1 * len(drawn)
+    for field in fields(Case):
+        assert len({getattr(case, field.name) for case in drawn}) > 1, field.name
+    some = [{name for name in FEATURES if getattr(case, name)} for case in drawn]
+    together = {pair for pair in combinations(FEATURES, 2) if any(set(pair) <= has for has in some)}
+    assert together == set(combinations(FEATURES, 2)), "no feature keeps another away"
+    of_models = sum(case.head_dim in map(int, HEAD_DIM.levels) for case in drawn)
+    assert 0.4 < of_models / len(drawn) < 0.8
+    inside = [n for case in drawn for n in case.seq_lens if 300 < n < 500]
+    assert len({n % 16 for n in inside}) > 8, "lengths are not only near edges"
 
 
 def test_kinds_tell_of_any_sequence() -> None:
@@ -91,10 +124,17 @@ def test_a_correct_backend_passes(session: Callable[..., Session]) -> None:
     fuzzed = session(right)
     assert fuzzed.fuzz.go(25, SEED)
     counts = fuzzed.fuzz.counts
-    assert counts[Status.PASS] + counts[Status.UNSUPPORTED] + counts["too dear"] == 25, "no case goes uncounted"
+    assert counts[Status.PASS] == fuzzed.fuzz.ran == 25
     (line,) = fuzzed.said
     assert line.endswith(f"seed {SEED}")
     assert f"{counts[Status.PASS]} PASS" in line
+
+
+def test_what_is_declined_is_no_case_that_ran(session: Callable[..., Session]) -> None:
+    fuzzed = session(declines_float16)
+    assert fuzzed.fuzz.go(10, SEED)
+    assert fuzzed.fuzz.counts[Status.PASS] == fuzzed.fuzz.ran == 10
+    assert fuzzed.fuzz.counts[Status.UNSUPPORTED]
 
 
 def test_a_defect_is_found_and_made_small(session: Callable[..., Session]) -> None:
@@ -136,9 +176,9 @@ def test_what_is_avoided_is_counted_and_not_run(session: Callable[..., Session])
     ran: list[Case] = []
     avoid = frozenset({"noncausal", "padded"})
     fuzzed = session(right, avoid=avoid, before_each=ran.append)
-    assert fuzzed.fuzz.go(40, SEED)
+    assert fuzzed.fuzz.go(20, SEED)
     assert fuzzed.fuzz.counts["avoided"] > 5
-    assert ran
+    assert len(ran) == 20 + fuzzed.fuzz.counts[Status.UNSUPPORTED]
     assert not any(kinds(case) & avoid for case in ran)
 
 

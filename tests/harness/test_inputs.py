@@ -49,6 +49,8 @@ DIGESTS = {
     "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "3733ee2d881e423e",
     "decode-causal-fp16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-poison.garbage": "294465723176a1fb",
     "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e5m2-packed-shifted": "be1a0e4526671f05",
+    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-max4096-scale0.2-packed-needle": "cee671bcfbd66366",
+    "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-scale0.05-q.fused-packed-shifted": "319c8bfb5cbef00d",
 }
 """A result is keyed by case and `inputs.VERSION`: if a digest changes here, raise VERSION, or old results lie."""
 
@@ -69,6 +71,23 @@ def test_queries_lie_amid_nan_aligned_as_triton_compiles_for() -> None:
     assert q.isfinite().all()
 
 
+@pytest.mark.parametrize("heads", ["4:2", "3:1"])
+def test_fused_queries_lie_a_projection_apart(heads: str) -> None:
+    """Where K and V of a token are, and before the first and behind the last, is NaN."""
+    case = Case.parse(f"decode-causal-bf16-b2-q3-h{heads}-d72-p16-kv100+37-q.fused-packed-random")
+    q = make(case).q
+    width = (case.q_heads + 2 * case.kv_heads) * case.head_dim
+    assert q.stride() == (width, case.head_dim, 1)
+    memory = q.as_strided((q.untyped_storage().nbytes() // q.itemsize // width, width), (width, 1), 0)
+    guards = (len(memory) - case.tokens) // 2
+    queries = memory[guards : guards + case.tokens, : case.q_heads * case.head_dim]
+    assert guards > 0
+    assert torch.equal(queries.unflatten(1, q.shape[1:]), q)
+    assert q.isfinite().all()
+    assert int(memory.isfinite().sum()) == q.numel()
+    assert q.storage_offset() * q.itemsize % 16 == 0
+
+
 def test_the_golden_cases_cover_every_way_of_making_inputs() -> None:
     golden = [Case.parse(name) for name in DIGESTS]
     known = {
@@ -80,6 +99,9 @@ def test_the_golden_cases_cover_every_way_of_making_inputs() -> None:
         "cache_dtype": ("", *CACHE_DTYPES),
         "alibi": (False, True),
         "sinks": (False, True),
+        "max_keys": (0, 4096),
+        "scale": (0, 0.05, 0.2),
+        "fused_q": (False, True),
     }
     for field, values in known.items():
         assert {getattr(case, field) for case in golden} == set(values), field
@@ -165,7 +187,7 @@ def test_arguments_have_the_shapes_and_dtypes_that_kernels_take(case: Case) -> N
         assert (tensor if tensor is None else (tensor.dtype, tuple(tensor.shape))) == want, name
     assert made.seq_lens.tolist() == list(case.seq_lens)
     assert made.query_start_loc.tolist() == list(case.query_starts)
-    assert made.scale == 1 / math.sqrt(case.head_dim)
+    assert made.scale == (case.scale or 1 / math.sqrt(case.head_dim))
 
 
 @pytest.mark.parametrize("case", [case for case in SHUFFLED if case.regime != "poison.table"], ids=ids)

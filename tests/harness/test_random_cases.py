@@ -28,6 +28,7 @@ def test_a_number_names_a_case() -> None:
         ("cache_dtype", {"", *CACHE_DTYPES}),
         ("alibi", {False, True}),
         ("sinks", {False, True}),
+        ("fused_q", {False, True}),
     ],
 )
 def test_every_value_is_drawn(field: str, values: set[object]) -> None:

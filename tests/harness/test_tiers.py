@@ -111,7 +111,7 @@ def test_tiers_nest() -> None:
 def test_no_case_is_there_twice(tier: str) -> None:
     ids = [case.id for case in cases(tier)]
     assert len(ids) == len(set(ids))
-    assert all(len(name) < 200 for name in ids)
+    assert all(len(name) < 220 for name in ids)
 
 
 @pytest.mark.parametrize("tier", ["core", "full"])
@@ -122,7 +122,7 @@ def test_cases_of_one_specialisation_stand_together(tier: str) -> None:
 
 
 def test_tiers_are_of_the_size_that_they_are_for() -> None:
-    assert 500 <= len(cases("core")) <= 700
+    assert 500 <= len(cases("core")) <= 750
     assert 3_500 <= len(cases("full")) <= 5_000
     assert sum(map(seconds, cases("core"))) < 60 * MOST_CPU_MINUTES
 
