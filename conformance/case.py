@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from itertools import accumulate, groupby
 
 from conformance.rounding import CACHE_DTYPES, DTYPES
@@ -38,7 +39,7 @@ class BadCase(ValueError):
     """A case id or a combination of fields that describes no attention call."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One attention call over a paged KV cache; its id round-trips: `Case.parse(case.id) == case`.
 
@@ -119,12 +120,12 @@ class Case:
         """What the caller says that no sequence has more keys than."""
         return self.max_keys or max(self.seq_lens)
 
-    @property
+    @cached_property
     def query_starts(self) -> tuple[int, ...]:
         """First packed query row of every sequence, and the total: B + 1 entries."""
         return tuple(accumulate(self.query_lens, initial=0))
 
-    @property
+    @cached_property
     def pages(self) -> tuple[int, ...]:
         """Pages that each sequence occupies."""
         return tuple(-(-n // self.page_size) for n in self.seq_lens)
