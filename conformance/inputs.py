@@ -177,8 +177,9 @@ def _amid_nan(q: Tensor, heads_between: int) -> Tensor:
 def _normal(bits: np.random.PCG64, shape: tuple[int, ...], dtype: torch.dtype, descale: float = 1.0) -> Tensor:
     """Unit normal numbers over `descale`, one of 65,536 quantiles each, exact in `dtype` (a float8 as float32)."""
     count = int(np.prod(shape))
-    words = bits.random_raw(-(-count // 4)).astype("<u8").view("<u2")[:count]
-    return _quantiles(dtype, descale)[torch.from_numpy(words.astype(np.int32))].view(shape)
+    words = bits.random_raw(-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+    # Four times as fast as indexing, of which most of the time that inputs take would be.
+    return _quantiles(dtype, descale).index_select(0, torch.from_numpy(words.astype(np.int32))).view(shape)
 
 
 @cache

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
+from conformance import isolated
 from conformance.check import Check
 from conformance.isolate import Isolation, is_risky
 from conformance.record import read
 from conformance.status import Status
 from conformance.system import choose
+from conformance.targets import Target
 from tests.harness import faults
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -78,6 +81,25 @@ def test_one_child_serves_many_checks(isolation: Isolation) -> None:
     assert [isolation.run(check_of(faults.right, keys)).status for keys in range(4, 8)] == [Status.PASS] * 4
     assert isolation._child is child
     assert isolation.environment["target"] == "cpu"
+
+
+def test_a_gpu_that_is_lost_is_a_crash_and_the_next_check_gets_a_new_child(isolation: Isolation) -> None:
+    """CUDA survives a fault of memory by failing every later call, so that the process lives on, and is of no use."""
+    isolation.run(check_of(faults.right))
+    child = isolation._child
+    assert child is not None
+    right = {"result": {"status": "ERROR"}, "text": "ERROR", "lost": "CUDA error: an illegal memory access"}
+    child.answer = lambda _: right  # type: ignore[method-assign]
+    lost = isolation.run(check_of(faults.right))
+    assert lost.status is Status.CRASH
+    assert lost.result["reason"] == "the GPU is lost to the process: CUDA error: an illegal memory access"
+    assert isolation._child is None
+    assert isolation.run(check_of(faults.right)).status is Status.PASS
+
+
+def test_a_gpu_is_lost_when_nothing_runs_on_it() -> None:
+    assert isolated._why_gpu_is_lost(Target("cpu", "cpu", torch.device("cpu"))) == ""
+    assert isolated._why_gpu_is_lost(Target("gpu", "sm_90", torch.device("cuda", 99)))
 
 
 def test_a_child_that_cannot_start_says_why(tmp_path: Path) -> None:
