@@ -5,7 +5,6 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from conformance import __version__, backends, environment, expectations, manifest
 from conformance import compare as comparing
 from conformance import merge as merging
+from conformance.asked import positive
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
@@ -99,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--record", metavar="FILE", help="write the results there, as JSON lines")
 
     limit = fuzz.add_mutually_exclusive_group()
-    limit.add_argument("--cases", type=_positive(int), metavar="N", help="stop after so many cases (default: Ctrl-C)")
-    limit.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after so long")
+    limit.add_argument("--cases", type=positive(int), metavar="N", help="stop after so many cases (default: Ctrl-C)")
+    limit.add_argument("--seconds", type=positive(float), metavar="S", help="stop after so long")
     fuzz.add_argument("--seed", type=int, metavar="N", help="draw the same cases again")
     fuzz.add_argument("--avoid", action="append", default=[], metavar="KIND",
                       help="draw no case of this kind: short, padded, poison.tails, ...; may be repeated")  # fmt: skip
@@ -130,16 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
     bench.set_defaults(command=_bench)
     return parser
-
-
-def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    def number(word: str) -> float:
-        if not 0 < (value := kind(word)) < inf:
-            raise ValueError
-        return value
-
-    number.__name__ = "positive number"  # how argparse calls it
-    return number
 
 
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:

@@ -1,5 +1,7 @@
-"""What a run of pytest was asked for: the suite or other tests, and on which system."""
+"""What a run of pytest was asked for: the suite or other tests, on which system; and the type of its numbers."""
 
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,18 @@ import pytest
 from conformance.system import System, choose
 
 SYSTEM = pytest.StashKey[System]()
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """The type of an option, for argparse and pytest: a finite number above 0, an `int` or a `float`."""
+
+    def number(word: str) -> float:
+        if not 0 < (value := kind(word)) < inf:
+            raise ValueError
+        return value
+
+    number.__name__ = "positive number"  # how argparse calls it
+    return number
 
 
 def for_suite(config: pytest.Config) -> bool:

@@ -138,7 +138,7 @@ class Bookkeeper:
 
     @property
     def anything_ran(self) -> bool:
-        return bool(set(self.counts) - {Status.NOT_RUN, Status.UNSUPPORTED})
+        return any(Status(status).ran for status in self.counts)
 
     # -- what the terminal shows ------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 from conformance.merge import merged
 from conformance.record import BadRecord, Record, check_id, read
 from conformance.status import Status
+from conformance.summary import in_words
 
 GROWTH = 1.5
 """A figure of a pass drifts if it grows to so many times what it was ..."""
@@ -137,7 +138,7 @@ def _status(result: dict[str, Any]) -> str:
 def lines(found: Comparison) -> Iterator[str]:
     """The comparison as a person reads it, the gravest last, where a terminal stands still."""
     for which, record in (("old", found.old), ("new", found.new)):
-        counts = ", ".join(f"{record.counts[status]} {status}" for status in Status if record.counts[status])
+        counts = ", ".join(in_words(record.counts))
         cut = "" if record.complete else "; INCOMPLETE"
         yield f"{which}  {record.name} ({record.target}): {counts or 'no result'}{cut}"
     by_change = defaultdict(list)

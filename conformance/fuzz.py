@@ -129,7 +129,7 @@ class Fuzz:
     @property
     def ran(self) -> int:
         """Cases that the backend did not decline."""
-        return sum(self.counts[status] for status in Status if status not in (Status.UNSUPPORTED, Status.NOT_RUN))
+        return sum(self.counts[status] for status in Status if status.ran)
 
     def _counted(self) -> str:
         total = sum(self.counts[status] for status in Status)

@@ -6,12 +6,10 @@ What host code decided at capture stays decided: a length that it read, a split 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from conformance import host_reads
 from conformance.backends import Answer, Backend
 from conformance.case import Case
 from conformance.execute import answered, exact, uninitialised_memory_is_nan, verdict_on
-from conformance.inputs import Inputs, make
+from conformance.inputs import Inputs, make, random_bits
 from conformance.judge import Verdict, differ, judge, malformed
 from conformance.second_calls import renamed
 from conformance.status import Status, Unsupported
@@ -165,8 +163,7 @@ def _cache(case: Case, inputs: Inputs) -> Iterator[tuple[str, Case]]:
 
 
 def _table(case: Case, inputs: Inputs) -> Iterator[tuple[str, Case]]:
-    seed = hashlib.sha256(f"graph.table/{case.id}".encode()).digest()[:16]
-    moved = renamed(case, make(case), np.random.PCG64(int.from_bytes(seed, "little"))).inputs
+    moved = renamed(case, make(case), random_bits(f"graph.table/{case.id}")).inputs
     for name in ("k_cache", "v_cache", "block_table"):
         getattr(inputs, name).copy_(getattr(moved, name))
     yield "with the same keys in other pages", case

@@ -99,7 +99,7 @@ class Inputs:
 
 def make(case: Case) -> Inputs:
     """The inputs of a case, on the CPU."""
-    bits = _bits(case)
+    bits = random_bits(case.id)
     dtype, cache_dtype = _dtypes(case)
     k_descale, v_descale = _descales(case)
     pages = assign(case, bits)
@@ -120,7 +120,7 @@ def blank(case: Case) -> Inputs:
     Lengths and block table are real, for host code reads them; a cache takes no memory, whatever its size.
     """
     dtype, cache_dtype = _dtypes(case)
-    pages = assign(case, _bits(case))
+    pages = assign(case, random_bits(case.id))
     both = untouched(case.layout, pages.blocks, case.page_size, case.kv_heads, case.head_dim, cache_dtype)
     q = torch.zeros(case.tokens, case.q_heads, case.head_dim, dtype=dtype)
     return _call(case, pages, q, both, torch.zeros(case.q_heads) if case.sinks else None)
@@ -146,8 +146,9 @@ def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sink
     )
 
 
-def _bits(case: Case) -> np.random.PCG64:
-    return np.random.PCG64(int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:16], "little"))
+def random_bits(text: str) -> np.random.PCG64:
+    """A source of random bits that is that of this text alone."""
+    return np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 
 
 def _dtypes(case: Case) -> tuple[torch.dtype, torch.dtype]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from conformance.plan import joint
 from conformance.record import BadRecord, Record, Writer, check_id, read
-from conformance.status import Status
-from conformance.summary import verdict
+from conformance.summary import in_words, verdict
 
 SAME: dict[str, Callable[[Record], Any]] = {
     "backend": lambda record: record.run.get("backend"),
@@ -75,9 +74,7 @@ def lines(record: Record) -> list[str]:
     shards = [part["shard"] for part in parts if part["shard"]]
     said = [f"{record.name} ({record.target}), {record.run['plan']['title']}: {len(parts)} runs"
             + (f", shards {', '.join(sorted(set(shards)))}" if shards else "")]  # fmt: skip
-    counts = record.counts
-    found = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    said.append(f"{len(record.cases)} of {planned} checks: {found or 'no result'}")
+    said.append(f"{len(record.cases)} of {planned} checks: {', '.join(in_words(record.counts)) or 'no result'}")
     return [*said, _verdict(record, _missing(shards))]
 
 
@@ -91,7 +88,7 @@ def _verdict(record: Record, missing: list[str]) -> str:
 
 def anything_ran(record: Record) -> bool:
     """Did the system under test answer a single check?"""
-    return bool(set(record.counts) - {Status.NOT_RUN, Status.UNSUPPORTED})
+    return any(status.ran for status in record.counts)
 
 
 def _missing(shards: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 
 import pytest
@@ -50,19 +49,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--isolate", choices=MODES, help="which checks run in a child that may die (default: all on a GPU, else risky)"
     )
     group.addoption(
-        "--time-limit", type=_seconds, metavar="S", help="for an isolated check (default: 180 on a GPU, else 1800)"
+        "--time-limit",
+        type=asked.positive(float),
+        metavar="S",
+        help="for an isolated check (default: 180 on a GPU, else 1800)",
     )
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
     group.addoption(
         "--expectations", action="append", metavar="FILE", default=[], help="more gaps that are known; may be repeated"
     )
     group.addoption("--no-expectations", action="store_true", help="leave out the list that comes with the suite")
-
-
-def _seconds(word: str) -> float:
-    if not 0 < (seconds := float(word)) < inf:
-        raise ValueError
-    return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -162,6 +158,12 @@ def started(pytestconfig: pytest.Config) -> Target | str:
 
 
 @pytest.fixture(scope="session")
+def environment_here(started: Target | str) -> dict[str, str]:
+    """What this process runs in, described once: git is asked for it. Empty where nothing was started."""
+    return {} if isinstance(started, str) else environment.describe(started)
+
+
+@pytest.fixture(scope="session")
 def isolation(pytestconfig: pytest.Config) -> Iterator[Isolation]:
     """The child process for what might take this one along."""
     system, chosen = pytestconfig.stash[SYSTEM], pytestconfig.getoption("time_limit")
@@ -180,7 +182,8 @@ def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[C
         if isolate == "all" or (isolate == "risky" and is_risky(check)):
             outcome, here = isolation.run(check), isolation.environment
         else:
-            outcome, here = _in_this_process(check, config.stash[SYSTEM], request.getfixturevalue("started"))
+            outcome = _in_this_process(check, config.stash[SYSTEM], request.getfixturevalue("started"))
+            here = request.getfixturevalue("environment_here")
         expected, status = config.stash[EXPECTED].of(check.id), outcome.status
         request.node.user_properties.extend(outcome.result.items())
         if expected:
@@ -200,10 +203,10 @@ def conform(request: pytest.FixtureRequest, isolation: Isolation) -> Callable[[C
     return conform
 
 
-def _in_this_process(check: Check, system: System, started: Target | str) -> tuple[Outcome, dict[str, str]]:
+def _in_this_process(check: Check, system: System, started: Target | str) -> Outcome:
     if isinstance(started, str):
-        return of_verdict(check, Verdict(Status.NOT_RUN, started), system, system.target_spec), {}
-    return of_check(check, system, started), environment.describe(started)
+        return of_verdict(check, Verdict(Status.NOT_RUN, started), system, system.target_spec)
+    return of_check(check, system, started)
 
 
 @pytest.hookimpl(wrapper=True)

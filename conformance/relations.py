@@ -4,7 +4,6 @@ A kernel that is wrong in the same way for every input of its kind, or an oracle
 comparison with the oracle; it does not pass these. Most ask for equal bits, which no tolerance can soften.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from conformance import second_calls
 from conformance.case import LARGEST, MOST_SEQUENCES, Case
-from conformance.inputs import Inputs, make
+from conformance.inputs import Inputs, make, random_bits
 from conformance.second_calls import SHIFT, Call
 
 VERSION = 1
@@ -43,13 +42,12 @@ class Relation:
 
     def calls(self, case: Case) -> tuple[Call, Call]:
         """The two calls, on the CPU; unless they share tensors they share no memory: neither can change the other's."""
-        seed = hashlib.sha256(f"{self.name}/{case.id}".encode()).digest()[:16]
         first = make(case)
         inputs = first if self.shares else make(case)
         if self.prepare is not None:
             for each in (first, inputs):
                 self.prepare(each)
-        return Call(case, first), self.second(case, inputs, np.random.PCG64(int.from_bytes(seed, "little")))
+        return Call(case, first), self.second(case, inputs, random_bits(f"{self.name}/{case.id}"))
 
 
 # -- to which cases a relation applies ---------------------------------------------------------------------------------

@@ -23,5 +23,10 @@ class Status(StrEnum):
     NOT_RUN = "NOT RUN"
 
     @property
+    def ran(self) -> bool:
+        """Did the system under test try, whatever came of it?"""
+        return self not in (Status.NOT_RUN, Status.UNSUPPORTED)
+
+    @property
     def conformant(self) -> bool:
         return self in (Status.PASS, Status.UNSUPPORTED)

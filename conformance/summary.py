@@ -65,6 +65,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def in_words(counts: Mapping[Any, int]) -> list[str]:
+    """`52 PASS`, `1 ERROR`: what came of how many checks, each status that did."""
+    return [f"{counts[status]} {status}" for status in Status if counts.get(status)]
+
+
 def counted(ids: Collection[str], which: str = "") -> str:
     """`59 cases and 1 relation`: how many checks of each kind there are."""
     parts = [f"{len(some)} {which}{kind[:-1] if len(some) == 1 else kind}" for kind, some in _by_kind(ids) if some]
@@ -86,11 +91,11 @@ def footer_lines(books: Bookkeeper) -> list[str]:
     """What came of the run: counts, reasons, how close the passes came to a limit, the verdict in words."""
     results, gaps = books.results, _gaps(books.results.values())
     counts = books.counts - Counter(gap["status"] for gap in gaps)
-    ran = [check for check, r in results.items() if r["status"] not in (Status.NOT_RUN, Status.UNSUPPORTED)]
+    ran = [check for check, r in results.items() if Status(r["status"]).ran]
     done = "built" if books.system.only_builds else "run"
     shard = f", shard {books.plan.shard}" if books.plan.shard else ""
     lines = [f"{books.system.name}{shard}: {_of_planned(ran, books.planned)} {done}: " + ", ".join(
-        [f"{counts[status]} {status}" for status in Status if counts[status]] + _counted_gaps(gaps))]  # fmt: skip
+        in_words(counts) + _counted_gaps(gaps))]  # fmt: skip
     if books.deselected:
         lines.append(f"{books.deselected} of {len(books.plan.checks)} checks were deselected.")
     for status in (Status.UNSUPPORTED, Status.NOT_RUN):
@@ -179,7 +184,7 @@ def _verdict(books: Bookkeeper) -> str:
 def verdict(results: Mapping[str, dict[str, Any]], *, selected: bool = False) -> str:
     """What the results of all planned checks, by their ids, say in one line; of `selected` ones, if some were not."""
     counts = Counter(result["status"] for result in results.values())
-    if not set(counts) - {Status.NOT_RUN, Status.UNSUPPORTED}:
+    if not any(Status(status).ran for status in counts):
         return "NOTHING RAN."
     failed = [check for check, result in results.items() if fails(result)]
     if failed:

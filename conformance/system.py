@@ -36,7 +36,7 @@ class System:
     @property
     def only_builds(self) -> bool:
         """Are kernels built and not run? Then there are no answers."""
-        return self.target_spec.startswith("compile:")
+        return self.target_kind == "compile"
 
     def start(self) -> Target:
         """Activate the target and import the kernels. Raises one of `NotReady`."""

@@ -28,20 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How many workers share a GPU."""
     parser.getgroup("conformance").addoption(
         "--workers-per-gpu",
-        type=_positive,
+        type=asked.positive(int),
         metavar="K",
         help="with -n auto and target gpu: K workers for each GPU (default: 1); they share its memory, and "
         "more of them compile at a time",
     )
-
-
-def _positive(word: str) -> int:
-    if int(word) < 1:
-        raise ValueError
-    return int(word)
-
-
-_positive.__name__ = "positive number"  # how argparse calls it
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
