@@ -1,12 +1,19 @@
 """The AITER-backed dispatch, on AITER's kernels."""
 
-from collections.abc import Callable
-from typing import Any
+import torch
 
-from conformance.aiter_source import AiterNotFound, AiterSource, load_kernel
+from conformance.aiter_source import (
+    AiterNotFound,
+    AiterNotLoadable,
+    AiterSource,
+    KernelAbsent,
+    is_rocm_build,
+    load_kernel,
+)
 from conformance.backends import Answer
 from conformance.case import Case
-from conformance.dispatch import AttentionLayer, MetadataBuilder, ScheduledBatch, forward
+from conformance.dispatch import AttentionLayer, Dispatched, MetadataBuilder, ScheduledBatch, forward
+from conformance.dispatch.layer import Kernel
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
@@ -23,28 +30,53 @@ ENTRY_POINTS = {
         ("aiter.ops.triton.attention.unified_attention", "aiter.ops.triton.unified_attention"),
         "unified_attention",
     ),
+    "mha": (("aiter.ops.triton.attention.mha", "aiter.ops.triton.mha"), "flash_attn_varlen_func"),
 }
-"""Where a kernel lives, in the layout since 2026-01 and before, and its name."""
+"""Where a Triton kernel lives, in the layout since 2026-01 and before, and its name."""
 
-_kernels: dict[str, Callable[..., Any]] = {}
+BUILT = {"ck": (("aiter",), "flash_attn_varlen_func"), "paged": (("aiter",), "paged_attention_v1")}
+"""What only a ROCm build has, CK and HIP kernels; `paged` is called as torch's operator of that name."""
+
+NEEDED = ("kvcache", "unified")
+"""Without one of these nothing is run: a decode is what the suite is about."""
+
+_kernels: dict[str, Kernel | AiterNotLoadable] = {}
 _arch: list[str] = []
 
 
 def prepare(source: AiterSource | None, target: Target) -> None:
-    """Import the kernels. Raises AiterNotFound or AiterNotLoadable."""
+    """Import the kernels. Raises AiterNotFound, and AiterNotLoadable for what decodes need."""
     if source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     _arch[:] = [target.arch]
-    for name, (modules, function) in ENTRY_POINTS.items():
-        _kernels[name] = load_kernel(source, target, modules, function)
+    _kernels.clear()
+    for name, (modules, function) in (ENTRY_POINTS | (BUILT if is_rocm_build(source, target) else {})).items():
+        try:
+            _kernels[name] = load_kernel(source, target, modules, function)
+        except AiterNotLoadable as error:
+            if name in NEEDED:
+                raise
+            if not isinstance(error, KernelAbsent):
+                _kernels[name] = error
+    if "paged" in _kernels:
+        _kernels["paged"] = torch.ops.aiter.paged_attention_v1
+
+
+def kernel(name: str) -> Kernel | None:
+    """The kernel of that name, or None where this AITER has none. Raises AiterNotLoadable where it does not import."""
+    found = _kernels.get(name)
+    if isinstance(found, AiterNotLoadable):
+        raise found
+    return found
 
 
 def attend(case: Case, inputs: Inputs) -> Answer:
-    """One decode step as vLLM takes it: build the metadata, then forward."""
+    """One step as vLLM takes it: build the metadata, then forward."""
     (arch,) = _arch
     if case.cache_dtype not in ("", FP8.get(arch, case.cache_dtype)):
         raise Unsupported(f"a float8 cache on {arch} is {FP8[arch]}, not {case.cache_dtype}")
-    uniform = len(set(case.query_lens)) == 1
+    # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
+    drafts = not case.causal and len(set(case.query_lens)) == 1
     batch = ScheduledBatch(
         query_start_loc=inputs.query_start_loc,
         seq_lens=inputs.seq_lens,
@@ -53,12 +85,15 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         max_query_len=max(case.query_lens),
         max_seq_len=case.key_bound,
         causal=case.causal,
-        # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
-        query_lens_on_host=None if uniform and not case.causal else case.query_lens,
-        seq_lens_on_host=None if uniform and not case.causal else case.seq_lens,
+        query_lens_on_host=None if drafts else case.query_lens,
+        seq_lens_on_host=None if drafts else case.seq_lens,
     )
-    builder = MetadataBuilder(decode_threshold=max(case.query_lens))
-    metadata = builder.build_for_drafting(batch) if uniform and not case.causal else builder.build(batch)
+    builder = MetadataBuilder(
+        decode_threshold=max(case.query_lens),
+        window_left=case.window[0],
+        page_size=case.page_size if kernel("paged") is not None else 0,
+    )
+    metadata = builder.build_for_drafting(batch) if drafts else builder.build(batch)
     layer = AttentionLayer(
         scale=inputs.scale,
         window=case.window,
@@ -68,11 +103,19 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
     )
-    done = forward(layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=_kernels.__getitem__)
+    try:
+        return _answer(forward(layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=kernel), case)
+    except Unsupported as refused:
+        if (probe := refused.probe) is None:
+            raise
+        raise Unsupported(str(refused), lambda: _answer(probe(), case)) from refused
+
+
+def _answer(done: Dispatched, case: Case) -> Answer:
     return Answer(done.out, done.lse, done.path, rounding(done.path, case.dtype))
 
 
 def rounding(path: str, dtype: str) -> RoundingProfile:
-    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, unified attention does not."""
+    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, the others do not."""
     scaled_q = dtype if path.startswith("kvcache") else None
     return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q)
