@@ -1,8 +1,8 @@
 """Packed queries over packed keys: `flash_attn_varlen_func`, AITER's own (CK) or its relative in Triton.
 
-Both place the last query of a sequence at its last key, causal or not, and give the natural logarithm of the sum, CK as
-[Hq, T], the relative as [T, Hq]. Their ALiBi is `-slope |distance|`, which to the right of a query is not what a bias
-that grows with the key's position is.
+Both place the last query of a sequence at its last key, causal or not, and give the natural logarithm of the sum, a
+sink's share included: CK as [Hq, T], the relative as [T, Hq]. Their ALiBi is `-slope |distance|`: equal to
+`slope (key - query)` up to the query, and its opposite to the right of it.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def attend(
     if call.q.itemsize < 2:
         raise Unsupported("flash_attn_varlen_func has no descale, so that float8 queries cannot be told their size")
     if call.layer.alibi_slopes is not None and not causal:
-        call.unclaimed("flash_attn_varlen_func has no ALiBi that grows to the right of a query")
+        raise Unsupported("ALiBi of flash_attn_varlen_func falls to both sides of a query, and is asked to rise on the right")
     left, right = window
     window = (left, -1 if causal else right)  # a causal query sees nothing to its right
     by = _ck if call.load("ck") is not None else _mha
@@ -74,9 +74,13 @@ def _ck(call: Call, part: Part, keys: Keys, causal: bool, window: tuple[int, int
 
 
 def _mha(call: Call, part: Part, keys: Keys, causal: bool, window: tuple[int, int], sinks: Tensor | None) -> Attended:
-    """`aiter.ops.triton.attention.mha.flash_attn_varlen_func`.
+    """`aiter.ops.triton.attention.mha.flash_attn_varlen_func`, as v0.1.16 and v0.1.20.post1 ran on the interpreter.
 
-    As seen on the interpreter: a window's right side is refused, and one of 0 keys to the left is taken for none.
+    Right: causal or not, fewer queries than keys, a window on the left, ALiBi up to the query, sinks, heads of any
+    dimension, query rows that lie apart. A sequence without keys has output 0 and lse -inf. A window's right side, also
+    one of 0 keys in a causal call, raises ValueError. A window of 0 keys to the left is taken for none, and says
+    nothing. Where a causal query sees no key, which takes more queries than keys, its lse is 0. `out` and `block_table`
+    are parameters that nothing reads.
     """
     if call.layer.softcap > 0:
         raise Unsupported("flash_attn_varlen_func in Triton has no softcap")

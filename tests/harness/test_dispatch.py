@@ -9,24 +9,23 @@ from hypothesis import strategies as st
 
 from conformance.backends import aiter
 from conformance.case import Case
-from conformance.dispatch import AttentionLayer, MetadataBuilder, forward, supports_non_causal
+from conformance.dispatch import AttentionLayer, forward, supports_non_causal
 from conformance.execute import exact
 from conformance.inputs import make
 from conformance.judge import judge
 from conformance.status import Status, Unsupported
+from tests.harness.dispatch_kernels import Kernels
 from tests.harness.dispatched import (
     DRAFTS,
     EDGES,
     RAGGED,
     UNIFORM,
     WINDOWS,
-    Kernels,
     assert_exact,
     built,
     case_of,
     layer_of,
     no_kernel,
-    scheduled,
     served,
 )
 
@@ -155,19 +154,6 @@ def test_what_the_non_causal_kernel_lacks_is_refused(lengths: str) -> None:
         with pytest.raises(Unsupported) as refused:
             forward(layer, built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache, load=no_kernel)
         assert str(refused.value) == f"flash_attn_with_kvcache has no {what}, and no other kernel is non-causal"
-
-
-@pytest.mark.parametrize("mode", ["causal", "noncausal"])
-@pytest.mark.parametrize(
-    "lengths", ["b2-q1+8-h2:2-d16-p4-kv9+20", "b2-q1+8-h2:2-d16-p4-kv9+8"], ids=["extend", "prefill"]
-)
-def test_extend_and_prefill_are_refused(mode: str, lengths: str) -> None:
-    case = case_of(mode, lengths)
-    inputs = make(case)
-    metadata = MetadataBuilder(decode_threshold=4).build(scheduled(case, inputs))
-    with pytest.raises(Unsupported) as refused:
-        forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=no_kernel)
-    assert str(refused.value) == "extend and prefill are not dispatched yet: decode only"
 
 
 def test_non_causal_is_claimed() -> None:
