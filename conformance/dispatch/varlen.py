@@ -40,7 +40,9 @@ def attend(
     if call.q.itemsize < 2:
         raise Unsupported("flash_attn_varlen_func has no descale, so that float8 queries cannot be told their size")
     if call.layer.alibi_slopes is not None and not causal:
-        raise Unsupported("ALiBi of flash_attn_varlen_func falls to both sides of a query, and is asked to rise on the right")
+        raise Unsupported(
+            "ALiBi of flash_attn_varlen_func falls to both sides of a query, and is asked to rise on the right"
+        )
     left, right = window
     window = (left, -1 if causal else right)  # a causal query sees nothing to its right
     by = _ck if call.load("ck") is not None else _mha

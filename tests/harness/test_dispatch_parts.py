@@ -125,7 +125,9 @@ MIXED = ("b3-q2+5+4-h4:2-d16-p4-kv9+22+4", 2)
     ],
 )
 @pytest.mark.parametrize("chunk", [0, 6])
-def test_features_arrive(mode: str, offers: tuple[str, ...], lengths: tuple[str, int], feature: str, chunk: int) -> None:
+def test_features_arrive(
+    mode: str, offers: tuple[str, ...], lengths: tuple[str, int], feature: str, chunk: int
+) -> None:
     case = Case.parse(f"decode-{mode}-bf16-{lengths[0]}{feature}-packed-random")
     assert_exact(case, served(case, Kernels(offers), threshold=lengths[1], chunk=chunk))
 
@@ -134,8 +136,20 @@ def test_features_arrive(mode: str, offers: tuple[str, ...], lengths: tuple[str,
     ("mode", "offers", "lengths", "feature", "sentence"),
     [
         ("causal", TRITON, PREFILL, "-softcap3", "flash_attn_varlen_func in Triton has no softcap"),
-        ("causal", ROCM, EXTEND, "-alibi", "flash_attn_varlen_func counts ALiBi from the last key of a part, not from t"),
-        ("noncausal", ROCM, PREFILL, "-alibi", "ALiBi of flash_attn_varlen_func falls to both sides of a query, and is a"),
+        (
+            "causal",
+            ROCM,
+            EXTEND,
+            "-alibi",
+            "flash_attn_varlen_func counts ALiBi from the last key of a part, not from t",
+        ),
+        (
+            "noncausal",
+            ROCM,
+            PREFILL,
+            "-alibi",
+            "ALiBi of flash_attn_varlen_func falls to both sides of a query, and is a",
+        ),
         ("noncausal", ROCM, MIXED, "-sinks", "flash_attn_with_kvcache has no attention sinks, and no other kernel is "),
         ("causal", ("kvcache", "unified"), MIXED, "", "this AITER has no mha kernel"),
         ("causal", ("mha",), MIXED, "", "this AITER has no unified kernel"),
@@ -214,7 +228,9 @@ def test_any_step_equals_the_oracle_or_is_refused_by_what_a_kernel_lacks(
 SINGLE = "b3-q1-h4:2-d64-p16-kv70+1+33"
 
 
-def judged(case: Case, kernels: Kernels, *, threshold: int = 1, for_drafting: bool = False) -> tuple[Dispatched, Status]:
+def judged(
+    case: Case, kernels: Kernels, *, threshold: int = 1, for_drafting: bool = False
+) -> tuple[Dispatched, Status]:
     inputs = make(case)
     done = served(case, kernels, q=inputs.q, threshold=threshold, for_drafting=for_drafting)
     return done, judge(case, exact(case, inputs), done.out).status
