@@ -1,7 +1,10 @@
 """The AITER-backed dispatch, on AITER's kernels."""
 
+from collections.abc import Iterator
+
 import torch
 
+from conformance.aiter_signatures import refusal
 from conformance.aiter_source import (
     AiterNotFound,
     AiterNotLoadable,
@@ -13,6 +16,7 @@ from conformance.aiter_source import (
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.dispatch import AttentionLayer, Dispatched, MetadataBuilder, ScheduledBatch, forward
+from conformance.dispatch.contracts import CONTRACTS
 from conformance.dispatch.layer import Kernel
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
@@ -34,8 +38,11 @@ ENTRY_POINTS = {
 }
 """Where a Triton kernel lives, in the layout since 2026-01 and before, and its name."""
 
-BUILT = {"ck": (("aiter",), "flash_attn_varlen_func"), "paged": (("aiter",), "paged_attention_v1")}
-"""What only a ROCm build has, CK and HIP kernels; `paged` is called as torch's operator of that name."""
+BUILT = {
+    "ck": (("aiter.ops.mha",), "flash_attn_varlen_func"),
+    "paged": (("aiter.ops.attention",), "paged_attention_v1"),
+}
+"""What only a ROCm build has, CK and HIP kernels, and where they are declared; the package itself offers them."""
 
 NEEDED = ("kvcache", "unified")
 """Without one of these nothing is run: a decode is what the suite is about."""
@@ -50,7 +57,7 @@ def prepare(source: AiterSource | None, target: Target) -> None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     _arch[:] = [target.arch]
     _kernels.clear()
-    for name, (modules, function) in (ENTRY_POINTS | (BUILT if is_rocm_build(source, target) else {})).items():
+    for name, (modules, function) in ENTRY_POINTS.items():
         try:
             _kernels[name] = load_kernel(source, target, modules, function)
         except AiterNotLoadable as error:
@@ -58,8 +65,29 @@ def prepare(source: AiterSource | None, target: Target) -> None:
                 raise
             if not isinstance(error, KernelAbsent):
                 _kernels[name] = error
-    if "paged" in _kernels:
-        _kernels["paged"] = torch.ops.aiter.paged_attention_v1
+    if is_rocm_build(source, target):
+        _kernels.update(_built(source, target))
+
+
+def _built(source: AiterSource, target: Target) -> Iterator[tuple[str, Kernel | AiterNotLoadable]]:
+    """CK's and HIP's kernels: one that changed its parameters is an error where it is needed, not a wrong call."""
+    for name, (modules, function) in BUILT.items():
+        if why := refusal(source.root, modules, function, CONTRACTS[name]):
+            yield name, AiterNotLoadable(f"AITER {source.described} does not take the dispatch's call of {name}: {why}")
+        elif name == "paged":
+            load_kernel(source, target, ("aiter",), function)  # which registers torch's operator
+            yield name, torch.ops.aiter.paged_attention_v1
+        else:
+            yield name, load_kernel(source, target, ("aiter",), function)
+
+
+def describe(source: AiterSource) -> dict[str, str]:
+    """For a person: which of the kernels' declarations take the calls of the dispatch, and why others do not."""
+    said = {
+        name: refusal(source.root, modules, function, CONTRACTS[name]) or "as called"
+        for name, (modules, function) in (ENTRY_POINTS | BUILT).items()
+    }
+    return {"declared": "; ".join(f"{name} {why}" for name, why in said.items())}
 
 
 def kernel(name: str) -> Kernel | None:
