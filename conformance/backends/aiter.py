@@ -82,12 +82,17 @@ def _built(source: AiterSource, target: Target) -> Iterator[tuple[str, Kernel | 
 
 
 def describe(source: AiterSource) -> dict[str, str]:
-    """For a person: which of the kernels' declarations take the calls of the dispatch, and why others do not."""
-    said = {
-        name: refusal(source.root, modules, function, CONTRACTS[name]) or "as called"
+    """For a person: which kernels are declared as the dispatch calls them, and why others are not."""
+    whys = {
+        name: refusal(source.root, modules, function, CONTRACTS[name])
         for name, (modules, function) in (ENTRY_POINTS | BUILT).items()
     }
-    return {"declared": "; ".join(f"{name} {why}" for name, why in said.items())}
+    bound = ", ".join(name for name, why in whys.items() if not why)
+    return {
+        "calls bind to": "; ".join(
+            [bound or "nothing", *(f"not to {name}: {why}" for name, why in whys.items() if why)]
+        )
+    }
 
 
 def kernel(name: str) -> Kernel | None:
