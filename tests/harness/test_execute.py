@@ -127,8 +127,10 @@ def refusing(probe: Callable[..., Any] | None, path: str = "kvcache") -> Callabl
     """A backend that declines, and whose kernel, asked anyway, does what `probe` does."""
 
     def refuses(case: Case, inputs: Any) -> torch.Tensor:
-        asked = None if probe is None else (lambda: Answer(probe(case, inputs), path=path))
-        raise Unsupported("the kernel has no softcap", asked)
+        kernel, sentence = probe, "the kernel has no softcap"
+        if kernel is None:
+            raise Unsupported(sentence)
+        raise Unsupported(sentence, lambda: Answer(kernel(case, inputs), path=path))
 
     return refuses
 
