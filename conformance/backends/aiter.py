@@ -14,11 +14,11 @@ from conformance.aiter_source import (
     load_kernel,
 )
 from conformance.backends import Answer
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.dispatch import AttentionLayer, Dispatched, MetadataBuilder, ScheduledBatch, forward
 from conformance.dispatch.contracts import CONTRACTS
 from conformance.dispatch.layer import Kernel
-from conformance.inputs import Inputs
+from conformance.inputs import TORCH_DTYPE, Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
@@ -106,10 +106,11 @@ def kernel(name: str) -> Kernel | None:
 def attend(case: Case, inputs: Inputs) -> Answer:
     """One step as vLLM takes it: build the metadata, then forward."""
     (arch,) = _arch
-    if case.cache_dtype not in ("", FP8.get(arch, case.cache_dtype)):
-        raise Unsupported(f"a float8 cache on {arch} is {FP8[arch]}, not {case.cache_dtype}")
+    for name, dtype in (("cache", case.cache_dtype), ("query", case.q_dtype)):
+        if dtype not in ("", FP8.get(arch, dtype)):
+            raise Unsupported(f"a float8 {name} on {arch} is {FP8[arch]}, not {dtype}")
     # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
-    drafts = not case.causal and len(set(case.query_lens)) == 1
+    drafts = case.step == DECODE and not case.causal and len(set(case.query_lens)) == 1
     batch = ScheduledBatch(
         query_start_loc=inputs.query_start_loc,
         seq_lens=inputs.seq_lens,
@@ -122,7 +123,8 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         seq_lens_on_host=None if drafts else case.seq_lens,
     )
     builder = MetadataBuilder(
-        decode_threshold=max(case.query_lens),
+        decode_threshold=case.decode_threshold or max(case.query_lens),
+        context_chunk=case.chunk,
         window_left=case.window[0],
         page_size=case.page_size if kernel("paged") is not None else 0,
     )
@@ -133,22 +135,37 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        q_descale=inputs.q_descale,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
+        per_head_descales=case.per_head_descales,
+        out_dtype=TORCH_DTYPE[case.dtype],
     )
     try:
-        return _answer(forward(layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=kernel), case)
+        done = forward(
+            layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, key=inputs.key, value=inputs.value, load=kernel
+        )
     except Unsupported as refused:
         if (probe := refused.probe) is None:
             raise
         raise Unsupported(str(refused), lambda: _answer(probe(), case)) from refused
+    return _answer(done, case)
 
 
 def _answer(done: Dispatched, case: Case) -> Answer:
-    return Answer(done.out, done.lse, done.path, rounding(done.path, case.dtype))
+    return Answer(done.out, done.lse, done.path, rounding(done.path, case))
 
 
-def rounding(path: str, dtype: str) -> RoundingProfile:
-    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, the others do not."""
-    scaled_q = dtype if path.startswith("kvcache") else None
-    return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q)
+def rounding(path: str, case: Case) -> RoundingProfile:
+    """What the kernels of a path round: weights to the dtype of the values they meet, which is that of the queries.
+
+    kvcache rounds q * scale * log2(e) to q's dtype as well, the others do not. Parts of an extend are stored in the
+    output's dtype, and merged in float32.
+    """
+    read, taken = case.q_dtype or case.dtype, path.split("+")
+    return RoundingProfile(
+        out=case.dtype,
+        p=read,
+        scaled_q=read if any(part.startswith("kvcache") for part in taken) else None,
+        parts=case.dtype if any(part in ("extend.ck", "extend.mha") for part in taken) else None,
+    )

@@ -21,6 +21,8 @@ def attend(call: Call, decodes: Decodes) -> Answered:
 
 def _unified(call: Call, decodes: Decodes) -> Answered:
     layer, tokens = call.layer, decodes.tokens
+    if call.q.itemsize < call.k_cache.itemsize:
+        call.unclaimed("unified_attention takes float8 queries with float8 caches alone")
     if layer.per_head_descales:
         call.unclaimed("unified_attention reads one descale, which it takes for those of all heads")
     left, _ = layer.window  # a causal query sees nothing to its right: a window's right side changes nothing
@@ -86,6 +88,8 @@ def _refuse_what_kvcache_lacks(call: Call) -> None:
         call.unclaimed(sentence.format("softcap"))
     if call.q.itemsize > 1 and (layer.k_descale is not None or layer.v_descale is not None):
         call.unclaimed(sentence.format("descale for 16-bit queries"))
+    if call.q.itemsize < call.k_cache.itemsize:
+        call.unclaimed(sentence.format("16-bit caches for float8 queries"))
 
 
 def _right_aligned_rows(decodes: Decodes, tokens: int) -> Tensor:

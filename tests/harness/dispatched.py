@@ -19,7 +19,7 @@ from conformance.dispatch import (
 )
 from conformance.execute import exact
 from conformance.inputs import Inputs, make
-from tests.harness.dispatch_kernels import Kernels, pages_of
+from tests.harness.dispatch_kernels import Kernels
 
 
 def no_kernel(name: str) -> Callable[..., Any]:
@@ -43,13 +43,10 @@ def scheduled(case: Case, inputs: Inputs, *, on_host: bool = True) -> ScheduledB
     )
 
 
-def built(
-    case: Case, inputs: Inputs, *, for_drafting: bool = False, threshold: int | None = None, chunk: int = 0,
-    trims: bool = False,
-) -> AttentionMetadata:  # fmt: skip
+def built(case: Case, inputs: Inputs, *, for_drafting: bool = False, trims: bool = False) -> AttentionMetadata:
     builder = MetadataBuilder(
-        decode_threshold=max(case.query_lens) if threshold is None else threshold,
-        context_chunk=chunk,
+        decode_threshold=case.decode_threshold or max(case.query_lens),
+        context_chunk=case.chunk,
         window_left=case.window[0],
         page_size=case.page_size if trims else 0,
     )
@@ -70,30 +67,11 @@ def layer_of(case: Case, inputs: Inputs) -> AttentionLayer:
     )
 
 
-def new_tokens(case: Case, inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values [T, Hkv, D] of the last tokens of each sequence, as its caches hold them, in `dtype`."""
-
-    def of(cache: Tensor, descale: Tensor | None) -> Tensor:
-        rows = []
-        for b, (m, n) in enumerate(zip(case.query_lens, case.seq_lens, strict=True)):
-            stored = pages_of(cache, inputs.block_table[b], n)[max(0, n - m) :].double()
-            padded = torch.zeros(m, *stored.shape[1:], dtype=torch.float64)
-            padded[m - len(stored) :] = stored if descale is None else stored * descale[b][:, None]
-            rows.append(padded)
-        return torch.cat(rows).to(dtype)
-
-    return of(inputs.k_cache, inputs.k_descale), of(inputs.v_cache, inputs.v_descale)
-
-
-def served(
-    case: Case, kernels: Kernels, *, for_drafting: bool = False, q: Tensor | None = None,
-    threshold: int | None = None, chunk: int = 0,
-) -> Dispatched:  # fmt: skip
+def served(case: Case, kernels: Kernels, *, for_drafting: bool = False, q: Tensor | None = None) -> Dispatched:
     inputs = make(case)
     q = inputs.q.double() if q is None else q  # so that the kernels here store float64, and can be compared exactly
-    metadata = built(case, inputs, for_drafting=for_drafting, threshold=threshold, chunk=chunk,
-                     trims="paged" in kernels.offers)  # fmt: skip
-    key, value = new_tokens(case, inputs, q.dtype)
+    metadata = built(case, inputs, for_drafting=for_drafting, trims="paged" in kernels.offers)
+    key, value = (None if new is None else new.to(q.dtype) for new in (inputs.key, inputs.value))
     return forward(
         layer_of(case, inputs), metadata, q, inputs.k_cache, inputs.v_cache, key=key, value=value, load=kernels.load
     )
@@ -120,6 +98,10 @@ DRAFTS = UNIFORM | {"nothing to see": "b3-q4-h2:1-d16-p4-kv0+2+11"}
 EDGES = {"nothing to see": "b3-q4-h2:1-d16-p4-kv0+2+11", "ragged, nothing to see": "b3-q4+1+2-h2:1-d16-p4-kv0+2+1"}
 
 
-def case_of(mode: str, lengths: str, window: tuple[int, int] = (-1, -1), extra: str = "") -> Case:
-    text = f"decode-{mode}-bf16-{lengths}{extra}-packed-random"
-    return replace(Case.parse(text), window=window)
+def case_of(
+    mode: str, lengths: str, window: tuple[int, int] = (-1, -1), extra: str = "", threshold: int = 0, chunk: int = 0
+) -> Case:
+    """A chunk is left out where the case takes none: with a window on the left, and where no sequence extends."""
+    plain = Case.parse(f"decode-{mode}-bf16-{lengths}{extra}-packed-random")
+    step = replace(plain, window=plain.window if max(window) < 0 else window, decode_threshold=threshold)
+    return replace(step, chunk=chunk) if step.takes_chunks else step

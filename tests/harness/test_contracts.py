@@ -1,6 +1,7 @@
 """What each kernel is called with on each path, argument by argument: names, order, shapes, dtypes and strides."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from conformance.aiter_signatures import Passed
 from conformance.case import Case
 from conformance.dispatch import forward
 from conformance.dispatch.contracts import CONTRACTS
-from conformance.inputs import make
+from conformance.inputs import Inputs, make
 from tests.harness.dispatch_kernels import KERNELS, ROCM, TRITON, Kernels
-from tests.harness.dispatched import built, layer_of, new_tokens
+from tests.harness.dispatched import built, case_of, layer_of
 
 SCALE = 0.125
 FEATURES = "-softcap3-alibi-sinks"
@@ -28,17 +29,18 @@ def described(argument: Any) -> Any:
     return text if argument.is_contiguous() else f"{text} strides {list(argument.stride())}"
 
 
-def calls(
-    case: str, offers: tuple[str, ...], *, threshold: int = 1, chunk: int = 0
-) -> list[tuple[str, dict[str, Any]]]:
-    """The kernels that a step calls, and what with."""
-    parsed, kernels = Case.parse(case), Kernels(offers)
-    inputs = make(parsed)
-    metadata = built(parsed, inputs, threshold=threshold, chunk=chunk, trims="paged" in offers)
-    key, value = new_tokens(parsed, inputs, inputs.q.dtype)
-    forward(layer_of(parsed, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache, key=key, value=value,
-            load=kernels.load)  # fmt: skip
-    return [(name, {key: described(value) for key, value in arguments.items()}) for name, arguments in kernels.called]
+def step(words: str) -> tuple[Case, Inputs]:
+    """A case whose sequences decode up to 5 queries or, where none has so few, none; contexts in chunks of 16."""
+    mode, _, rest = words.split("-", 2)
+    threshold = 4 if rest.startswith(FRESH) else 0
+    case = case_of(mode, rest, threshold=threshold, chunk=16)
+    return case, make(case)
+
+
+def calls(case: Case, inputs: Inputs, load: Callable[[str], Any], *, trims: bool) -> None:
+    metadata = built(case, inputs, trims=trims)
+    forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache, key=inputs.key,
+            value=inputs.value, load=load)  # fmt: skip
 
 
 UNIFIED = {
@@ -179,9 +181,10 @@ DECODE, SINGLE, FRESH = f"b3-q5-{HEADS}-kv70+5+33", f"b3-q1-{HEADS}-kv70+1+33", 
 def test_a_kernel_is_called_with(
     case: str, offers: tuple[str, ...], expected: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    threshold = 5 if "-q5" in case else 1
-    seen = calls(f"decode-{case}-packed-random", offers, threshold=threshold, chunk=16)
-    inputs = make(Case.parse(f"decode-{case}-packed-random"))
+    parsed, inputs = step(case)
+    kernels = Kernels(offers)
+    calls(parsed, inputs, kernels.load, trims="paged" in offers)
+    seen = [(name, {key: described(value) for key, value in arguments.items()}) for name, arguments in kernels.called]
     known = {"cache": described(inputs.k_cache), "wide": described(inputs.q)}
     assert "strides" in known["cache"]
     meant = [(name, {key: known.get(value, value) if isinstance(value, str) else value
@@ -192,11 +195,11 @@ def test_a_kernel_is_called_with(
 @pytest.mark.parametrize(
     ("case", "offers"),
     [
-        (f"decode-causal-bf16-{DECODE}-packed-random", TRITON),
-        (f"decode-noncausal-bf16-{DECODE}-packed-random", TRITON),
-        (f"decode-causal-bf16-{SINGLE}-packed-random", ROCM),
-        (f"decode-causal-bf16-{FRESH}-kv30+13-packed-random", TRITON),
-        (f"decode-causal-bf16-{FRESH}-kv30+13-packed-random", ROCM),
+        (f"causal-bf16-{DECODE}", TRITON),
+        (f"noncausal-bf16-{DECODE}", TRITON),
+        (f"causal-bf16-{SINGLE}", ROCM),
+        (f"causal-bf16-{FRESH}-kv30+13", TRITON),
+        (f"causal-bf16-{FRESH}-kv30+13", ROCM),
     ],
 )
 def test_the_contracts_are_the_calls(case: str, offers: tuple[str, ...]) -> None:
@@ -210,13 +213,7 @@ def test_the_contracts_are_the_calls(case: str, offers: tuple[str, ...]) -> None
 
         return call
 
-    parsed = Case.parse(case)
-    inputs = make(parsed)
-    key, value = new_tokens(parsed, inputs, inputs.q.dtype)
-    threshold = 5 if "-q5-" in case else 1
-    forward(layer_of(parsed, inputs), built(parsed, inputs, threshold=threshold), inputs.q, inputs.k_cache,
-            inputs.v_cache, key=key, value=value,
-            load=lambda name: noting(name, KERNELS[name]) if name in offers else None)  # fmt: skip
+    calls(*step(case), lambda name: noting(name, KERNELS[name]) if name in offers else None, trims=False)
     assert passed
     for name, call in passed:
         contract = CONTRACTS[name]

@@ -203,7 +203,7 @@ def test_the_backend_passes_a_probe_on(feature: str, monkeypatch: pytest.MonkeyP
     answer = refused.value.probe()
     assert isinstance(answer, Answer)
     assert answer.path == "kvcache"
-    assert answer.profile == aiter.rounding("kvcache", "bf16")
+    assert answer.profile == aiter.rounding("kvcache", case)
 
 
 def test_non_causal_is_claimed() -> None:

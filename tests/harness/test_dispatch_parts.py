@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.backends import aiter
 from conformance.case import Case
 from conformance.dispatch import extend, forward, prefill
 from conformance.dispatch.layer import Answered, Call
@@ -62,13 +63,13 @@ def test_a_part_equals_the_oracle_or_is_refused(
     part: str, mode: str, kernel: str, window: tuple[int, int], chunk: int
 ) -> None:
     (lengths, threshold), causal = PARTS[part], CAUSAL[mode]
-    case, kernels = case_of(mode, lengths, window), Kernels(OFFERS[kernel])
+    case, kernels = case_of(mode, lengths, window, threshold=threshold, chunk=chunk), Kernels(OFFERS[kernel])
     if sentence := refused(kernel, causal, window):
         with pytest.raises(Unsupported) as error:
-            served(case, kernels, threshold=threshold, chunk=chunk)
+            served(case, kernels)
         assert str(error.value) == sentence
         return
-    done = served(case, kernels, threshold=threshold, chunk=chunk)
+    done = served(case, kernels)
     path = PATHS[part, causal].replace("V", kernel)
     assert done.path == (path.replace("extend.", "extend.window.") if window[0] >= 0 else path)
     assert (done.lse is None) == ("unified" in path)
@@ -81,7 +82,7 @@ def test_context_chunks_are_attended_without_a_mask_and_new_tokens_with_the_one_
     mode: str, chunk: int
 ) -> None:
     kernels = Kernels()
-    served(case_of(mode, "b2-q4+3-h2:1-d16-p4-kv15+5"), kernels, threshold=1, chunk=chunk)
+    served(case_of(mode, "b2-q4+3-h2:1-d16-p4-kv15+5", threshold=1, chunk=chunk), kernels)
     calls = [(call["causal"], call["cu_seqlens_k"].tolist()) for _, call in kernels.called]
     chunks = [[0, 5, 7], [0, 5, 5], [0, 1, 1]] if chunk else [[0, 11, 13]]
     assert calls == [(CAUSAL[mode], [0, 4, 7]), *((False, starts) for starts in chunks)]
@@ -91,7 +92,7 @@ def test_context_chunks_are_attended_without_a_mask_and_new_tokens_with_the_one_
 def test_only_keys_in_reach_of_a_window_are_fetched(mode: str) -> None:
     """From `n - m - left` on: key 6 of 15, and of a short sequence all."""
     kernels = Kernels()
-    served(case_of(mode, "b2-q4+3-h2:1-d16-p4-kv15+5", (5, -1)), kernels, threshold=1)
+    served(case_of(mode, "b2-q4+3-h2:1-d16-p4-kv15+5", (5, -1), threshold=1), kernels)
     ((_, call),) = kernels.called
     assert call["cu_seqlens_k"].tolist() == [0, 9, 14]
 
@@ -127,8 +128,8 @@ MIXED = ("b3-q2+5+4-h4:2-d16-p4-kv9+22+4", 2)
 def test_features_arrive(
     mode: str, offers: tuple[str, ...], lengths: tuple[str, int], feature: str, chunk: int
 ) -> None:
-    case = Case.parse(f"decode-{mode}-bf16-{lengths[0]}{feature}-packed-random")
-    assert_exact(case, served(case, Kernels(offers), threshold=lengths[1], chunk=chunk))
+    case = case_of(mode, lengths[0], extra=feature, threshold=lengths[1], chunk=chunk)
+    assert_exact(case, served(case, Kernels(offers)))
 
 
 @pytest.mark.parametrize(
@@ -157,42 +158,41 @@ def test_features_arrive(
 def test_what_no_kernel_computes_is_refused(
     mode: str, offers: tuple[str, ...], lengths: tuple[str, int], feature: str, sentence: str
 ) -> None:
-    case = Case.parse(f"decode-{mode}-bf16-{lengths[0]}{feature}-packed-random")
+    case = case_of(mode, lengths[0], extra=feature, threshold=lengths[1])
     with pytest.raises(Unsupported) as error:
-        served(case, Kernels(offers), threshold=lengths[1])
+        served(case, Kernels(offers))
     assert str(error.value).startswith(sentence)
     assert error.value.probe is None
 
 
 def test_keys_of_new_tokens_are_needed() -> None:
-    case = case_of("causal", EXTEND[0])
+    case = case_of("causal", EXTEND[0], threshold=1)
     inputs = make(case)
     with pytest.raises(ValueError, match=r"^extends and prefills need the keys and values of their new tokens$"):
-        forward(layer_of(case, inputs), built(case, inputs, threshold=1), inputs.q, inputs.k_cache, inputs.v_cache,
+        forward(layer_of(case, inputs), built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache,
                 load=Kernels().load)  # fmt: skip
 
 
 def test_metadata_of_another_window_is_refused() -> None:
     """What was gathered, or trimmed, for one window is wrong for another."""
-    case = case_of("causal", EXTEND[0], (5, -1))
+    case = case_of("causal", EXTEND[0], (5, -1), threshold=1)
     inputs = make(case)
     layer = replace(layer_of(case, inputs), window=(7, -1))
     with pytest.raises(ValueError, match=r"^metadata for a window 5 keys to the left, a layer with \(7, -1\)$"):
-        forward(layer, built(case, inputs, threshold=1), inputs.q, inputs.k_cache, inputs.v_cache, load=Kernels().load)
+        forward(layer, built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache, load=Kernels().load)
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> tuple[Case, int, int]:
-    """A batch, up to how many queries decode, and the chunk of contexts."""
+def steps(draw: st.DrawFn) -> Case:
+    """Decodes of up to `threshold` queries, extends and prefills of more."""
     threshold, lens = draw(st.integers(1, 3)), st.integers(0, 9)
     decodes = [(draw(st.integers(0, threshold)), draw(lens)) for _ in range(draw(st.integers(0, 2)))]
     new = st.integers(threshold + 1, 7)
     extends = [(m := draw(new), m + 1 + draw(lens)) for _ in range(draw(st.integers(0, 2)))]
     prefills = [(m := draw(new), m) for _ in range(draw(st.integers(0, 2)))]
-    batch = [*decodes, *extends, *prefills] or [(1, 4)]
-    queries, keys = zip(*batch, strict=True)
-    if not any(queries):
-        queries = (1, *queries[1:])
+    queries, keys = zip(*([*decodes, *extends, *prefills] or [(threshold + 1, 12)]), strict=True)
+    if max(queries) <= threshold:
+        queries, keys = (*queries, threshold + 1), (*keys, threshold + 1)
     case = Case(
         causal=draw(st.booleans()),
         dtype="bf16",
@@ -203,23 +203,19 @@ def steps(draw: st.DrawFn) -> tuple[Case, int, int]:
         head_dim=16,
         page_size=draw(st.sampled_from((1, 4, 16))),
         window=draw(st.sampled_from(WINDOWS)),
+        decode_threshold=threshold,
     )
-    return case, threshold, draw(st.integers(0, 6))
+    return replace(case, chunk=draw(st.integers(0, 6))) if case.takes_chunks else case
 
 
 @given(steps(), st.sampled_from(sorted(OFFERS)))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_step_equals_the_oracle_or_is_refused_by_what_a_kernel_lacks(
-    step: tuple[Case, int, int], kernel: str
-) -> None:
-    case, threshold, chunk = step
-    fresh = [m > threshold for m in case.query_lens]
-    sentence = refused(kernel, case.causal, case.window) if any(fresh) else ""
-    if sentence:
+def test_any_step_equals_the_oracle_or_is_refused_by_what_a_kernel_lacks(case: Case, kernel: str) -> None:
+    if sentence := refused(kernel, case.causal, case.window):
         with pytest.raises(Unsupported, match=sentence):
-            served(case, Kernels(OFFERS[kernel]), threshold=threshold, chunk=chunk)
+            served(case, Kernels(OFFERS[kernel]))
     else:
-        assert_exact(case, served(case, Kernels(OFFERS[kernel]), threshold=threshold, chunk=chunk))
+        assert_exact(case, served(case, Kernels(OFFERS[kernel])))
 
 
 # -- causal, whatever was asked for: what vLLM's extends do ------------------------------------------------------------
@@ -247,13 +243,13 @@ HARD_CODED = {
 def test_a_mask_that_is_always_causal_is_a_mismatch(
     module: ModuleType, lengths: tuple[str, int], window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = case_of("noncausal", lengths[0], window)
+    case = case_of("noncausal", lengths[0], window, threshold=lengths[1], chunk=8)
     inputs = make(case)
     want = exact(case, inputs)
 
     def status() -> Status:
-        done = served(case, Kernels(), q=inputs.q, threshold=lengths[1], chunk=8)
-        return judge(case, want, done.out, done.lse).status
+        done = served(case, Kernels(), q=inputs.q)
+        return judge(case, want, done.out, done.lse, aiter.rounding(done.path, case)).status
 
     assert status() is Status.PASS
     monkeypatch.setattr(module, "attend", always_causal(module.attend))

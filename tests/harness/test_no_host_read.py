@@ -58,13 +58,12 @@ def test_a_table_is_trimmed_without_waiting(for_drafting: bool, device: str) -> 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("window", [(-1, -1), (5, -1)])
 def test_a_mixed_step_is_told_its_lengths_by_the_host(window: tuple[int, int], device: str) -> None:
-    case = case_of("noncausal", "b4-q2+3+9+6-h4:2-d16-p4-kv12+3+40+6", window)
+    case = case_of("noncausal", "b4-q2+3+9+6-h4:2-d16-p4-kv12+3+40+6", window, threshold=3, chunk=8)
     inputs = make(case).to(torch.device(device))
-    new = inputs.q.new_empty(case.tokens, case.kv_heads, case.head_dim)
     with refused():
-        metadata = built(case, inputs, threshold=3, chunk=8)
+        metadata = built(case, inputs)
         done = forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache,
-                       key=new, value=new, load=shapes_alone)  # fmt: skip
+                       key=inputs.key, value=inputs.value, load=shapes_alone)  # fmt: skip
     assert done.path == f"kvcache.padded+extend{'.window' if window[0] > 0 else ''}.mha+prefill.mha"
 
 

@@ -15,11 +15,9 @@ from tests.harness.dispatched import case_of, served
 SINGLE = "b3-q1-h4:2-d64-p16-kv70+1+33"
 
 
-def judged(
-    case: Case, kernels: Kernels, *, threshold: int = 1, for_drafting: bool = False
-) -> tuple[Dispatched, Status]:
+def judged(case: Case, kernels: Kernels, *, for_drafting: bool = False) -> tuple[Dispatched, Status]:
     inputs = make(case)
-    done = served(case, kernels, q=inputs.q, threshold=threshold, for_drafting=for_drafting)
+    done = served(case, kernels, q=inputs.q, for_drafting=for_drafting)
     return done, judge(case, exact(case, inputs), done.out).status
 
 
@@ -65,6 +63,6 @@ def test_paged_attention_has_it(feature: str) -> None:
     ],
 )
 def test_what_paged_attention_lacks_goes_to_unified_attention(case: str) -> None:
-    done, status = judged(Case.parse(case), Kernels(ROCM), threshold=2)
+    done, status = judged(Case.parse(case), Kernels(ROCM))
     assert done.path == "unified"
     assert status is Status.PASS
