@@ -126,7 +126,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         decode_threshold=case.decode_threshold or max(case.query_lens),
         context_chunk=case.chunk,
         window_left=case.window[0],
-        page_size=case.page_size if kernel("paged") is not None else 0,
+        page_size=case.page_size if "paged" in _kernels else 0,
     )
     metadata = builder.build_for_drafting(batch) if drafts else builder.build(batch)
     layer = AttentionLayer(

@@ -26,8 +26,7 @@ def serves(call: Call, decodes: Decodes) -> bool:
     """Is it there, and does it compute this? Else `unified_attention` is asked."""
     layer, cache = call.layer, call.k_cache
     return (
-        call.load("paged") is not None
-        and decodes.max_query_len == 1
+        decodes.max_query_len == 1
         and decodes.uniform_query_len
         and layer.sinks is None
         and (layer.window[0] < 0 or decodes.trimmed is not None)
@@ -36,6 +35,7 @@ def serves(call: Call, decodes: Decodes) -> bool:
         and cache.stride() == call.v_cache.stride()
         and call.q.itemsize == 2
         and (cache.dtype == call.q.dtype or (cache.dtype in FP8 and not layer.per_head_descales))
+        and call.load("paged") is not None
     )
 
 
