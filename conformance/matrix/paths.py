@@ -1,0 +1,50 @@
+"""Which path a check took, where it gave an answer; and would have taken, as far as the others of its kind tell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+
+from conformance.case import Case
+from conformance.check import Check
+from conformance.features import kinds
+from conformance.matrix.columns import Result
+
+NONE = "no path"
+"""Where nothing answered, and nothing tells what would have."""
+
+
+def paths(checks: Mapping[str, Check], results: Mapping[str, Result]) -> dict[str, str]:
+    """The path of every check, by its id, in the column that has these results of some of them.
+
+    A record says what ran; of a relation of two calls, the path of the first is the check's. What was refused, failed
+    without an answer or was not run stands with the one path that the batches of its kind took; under `NONE` if that
+    is none, or several.
+    """
+    recorded = {check: own for check in checks if (own := taken_by(results.get(check, {}))[0])}
+    taken: dict[Hashable, set[str]] = defaultdict(set)
+    for check, own in recorded.items():
+        for kind in _from_fine_to_coarse(checks[check].case):
+            taken[kind].add(own)
+    return {name: recorded.get(name) or _would_take(check.case, taken) for name, check in checks.items()}
+
+
+def taken_by(result: Result) -> list[str]:
+    """The paths that a line of a record names: two for a relation whose calls took different ones, "" for none."""
+    return result.get("path", "").split(" and ")
+
+
+def _would_take(case: Case, taken: Mapping[Hashable, set[str]]) -> str:
+    """Of the finest kind of which anything answered."""
+    some = next((some for kind in _from_fine_to_coarse(case) if (some := taken.get(kind))), set())
+    return next(iter(some)) if len(some) == 1 else NONE
+
+
+def _from_fine_to_coarse(case: Case) -> Iterable[Hashable]:
+    """What a dispatch may choose by, in tuples of unlike lengths: each kind is part of the next."""
+    steps = case.causal, tuple(sorted(set(kinds(case))))
+    ragged = len(set(case.query_lens)) > 1
+    yield *steps, ragged, max(case.query_lens) == 1, case.window[0] >= 0, case.cache_dtype
+    yield *steps, ragged, max(case.query_lens) == 1
+    yield *steps, ragged
+    yield steps
