@@ -33,7 +33,7 @@ class State(StrEnum):
     """What a check came to, the worst first; and a cell, whose state is that of its worst check."""
 
     UNEXPLAINED = "unexplained"  # it fails, or a declared gap closed, and nothing says why
-    FINDING = "finding"  # it fails, as docs/findings.md explains
+    FINDING = "known"  # it fails, as docs/findings.md explains
     GAP = "expected"  # it fails as declared
     NOT_RUN = "not run"
     REFUSED = "refused"  # UNSUPPORTED

@@ -81,7 +81,7 @@ def as_json(matrix: Matrix) -> Iterator[str]:
     notes = [
         {
             "number": number,
-            "kind": note.state,
+            "kind": TITLES[note.state],
             "reason": note.reason,
             "issue": note.issue,
             "check": matrix.example(note),
@@ -121,7 +121,7 @@ def _headings(matrix: Matrix) -> list[str]:
 
 
 def _cell(cell: Cell, numbers: Mapping[Note, int]) -> str:
-    """`x 9/12/12 NONFINITE: finding 2 [5], expected 1 [1], refused 4 [2]`."""
+    """`x 9/12/12 NONFINITE known 2 [5], expected 1 [1], refused 4 [2]`."""
     if cell.state is None:
         return ""
     counts = cell.counts
@@ -130,7 +130,7 @@ def _cell(cell: Cell, numbers: Mapping[Note, int]) -> str:
     for state in State:
         if state is State.PASS or not counts[state]:
             continue
-        marks = ",".join(str(numbers[note]) for note in cell.notes if note.state is state)
+        marks = ",".join(map(str, sorted(numbers[note] for note in cell.notes if note.state is state)))
         how_many = f": {counts[state]}" if state is State.UNEXPLAINED else f" {counts[state]}"
         parts.append(f"{state}{how_many}" + (f" [{marks}]" if marks else ""))
     failing = f" {cell.worst}" if cell.worst else ""

@@ -101,12 +101,12 @@ STATES: dict[str, tuple[Results, str]] = {
     "refused in part": ({PLAIN: PASS, SOFTCAP: REFUSED}, "- 1/1/2 refused 1 [1]"),
     "not run": ({PLAIN: NOT_RUN}, "? 0/0/1 not run 1"),
     "expected": ({PLAIN: PASS, SHORT: GAP}, "~ 1/2/2 ERROR expected 1 [1]"),
-    "a finding": ({PLAIN: PASS, SHORT: NONFINITE}, "x 1/2/2 NONFINITE finding 1 [1]"),
+    "a finding": ({PLAIN: PASS, SHORT: NONFINITE}, "x 1/2/2 NONFINITE known 1 [1]"),
     "unexplained": ({PLAIN: NONFINITE, SHORT: PASS}, "!! 1/2/2 NONFINITE unexplained: 1"),
     "of each": (
         {PLAIN: PASS | {"status": "MISMATCH"}, SHORT: NONFINITE, SOFTCAP: GAP, f"repeated/{PLAIN}": REFUSED,
          f"pages.renamed/{PLAIN}": NOT_RUN, f"poison.pages/{PLAIN}": PASS},
-        "!! 1/4/6 MISMATCH unexplained: 1, finding 1 [1], expected 1 [2], not run 1, refused 1 [3]",
+        "!! 1/4/6 MISMATCH unexplained: 1, known 1 [1], expected 1 [2], not run 1, refused 1 [3]",
     ),
     "a gap that closed": (
         {PLAIN: PASS | {"expected": DECLARED}, SHORT: PASS}, "!! 1/2/2 PASS, not ERROR unexplained: 1",
@@ -364,7 +364,7 @@ def test_all_formats_say_the_same(record: RecordOf, command: Callable[..., Done]
     assert {done.code for done in dones.values()} == {1}
     held = json.loads(dones["json"].out)
     assert [column["counts"] for column in held["columns"]] == [
-        {"passed": 1, "refused": 1, "expected": 1, "finding": 1, "unexplained": 1}, {"passed": 1, "not run": 4},
+        {"passed": 1, "refused": 1, "expected": 1, "known": 1, "unexplained": 1}, {"passed": 1, "not run": 4},
     ]  # fmt: skip
     assert [(one["column"], one["check"], one["status"]) for one in held["unexplained"]] == [
         (0, f"repeated/{PLAIN}", "NONFINITE")
