@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain, product
 
 from conformance import features
 from conformance.case import BadCase
@@ -157,8 +158,8 @@ def matrix(columns: Sequence[Column], findings: Iterable[Finding] | None = None)
         came = {name: explain.came(name, having[name], ways[name]) for name in checks}
         everything.append(came)
         for name, one in came.items():
-            for feature in having[name]:
-                cells[ways[name], feature.name][at].append(one)
+            for path, feature in product(ways[name], having[name]):
+                cells[path, feature.name][at].append(one)
     order = sorted({path for path, _ in cells}, key=lambda path: (path == NONE, path))
     rows = [Row(path, feature, tuple(Cell(tuple(some)) for some in cells[path, feature.name]))
             for path in order for feature in FEATURES if (path, feature.name) in cells]  # fmt: skip
@@ -181,8 +182,8 @@ class _Explained:
         self._findings = [finding for finding in findings if finding.failure.concerns(system.place)
                           and within(finding.failure, system.source)]  # fmt: skip
 
-    def came(self, name: str, having: Sequence[Feature], path: str) -> Came:
-        """Of the check of that name, with these features, that took or would have taken this path."""
+    def came(self, name: str, having: Sequence[Feature], paths: Sequence[str]) -> Came:
+        """Of the check of that name, with these features, that took or would have taken these paths."""
         result = self._results.get(name)
         if result is None or result["status"] == Status.NOT_RUN:
             return Came(name, State.NOT_RUN, Status.NOT_RUN, reason=(result or {}).get("reason", ""))
@@ -194,9 +195,9 @@ class _Explained:
                 return Came(name, State.PASS, status)
             expected = result["expected"]
             return Came(name, State.GAP, status, Note(State.GAP, expected["reason"], expected["issue"]), reason)
-        ways = {path, *taken_by(result)} - {""}
+        concerned = {*paths, *chain(*taken_by(result))}
         for finding in self._findings:
-            if any(finding.explains(name, having, way, status) for way in ways):
+            if any(finding.explains(name, having, path, status) for path in concerned):
                 note = Note(State.FINDING, finding.failure.reason, finding.failure.issue)
                 return Came(name, State.FINDING, status, note, reason)
         return Came(name, State.UNEXPLAINED, status_word(result), reason=reason)

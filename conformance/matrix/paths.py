@@ -14,30 +14,30 @@ NONE = "no path"
 """Where nothing answered, and nothing tells what would have."""
 
 
-def paths(checks: Mapping[str, Check], results: Mapping[str, Result]) -> dict[str, str]:
-    """The path of every check, by its id, in the column that has these results of some of them.
+def paths(checks: Mapping[str, Check], results: Mapping[str, Result]) -> dict[str, tuple[str, ...]]:
+    """The paths of every check, by its id, in the column that has these results of some of them.
 
-    A record says what ran; of a relation of two calls, the path of the first is the check's. What was refused, failed
-    without an answer or was not run stands with the one path that the batches of its kind took; under `NONE` if that
-    is none, or several.
+    A record says what ran; each part of a mixed batch has a path. Of a relation of two calls, the paths of the first
+    are the check's. What was refused, failed without an answer or was not run stands where all batches of its kind
+    went, under `NONE` if there is none, or if they went several ways.
     """
-    recorded = {check: own for check in checks if (own := taken_by(results.get(check, {}))[0])}
-    taken: dict[Hashable, set[str]] = defaultdict(set)
+    recorded = {check: own[0] for check in checks if (own := taken_by(results.get(check, {})))}
+    taken: dict[Hashable, set[tuple[str, ...]]] = defaultdict(set)
     for check, own in recorded.items():
         for kind in _from_fine_to_coarse(checks[check].case):
             taken[kind].add(own)
     return {name: recorded.get(name) or _would_take(check.case, taken) for name, check in checks.items()}
 
 
-def taken_by(result: Result) -> list[str]:
-    """The paths that a line of a record names: two for a relation whose calls took different ones, "" for none."""
-    return result.get("path", "").split(" and ")
+def taken_by(result: Result) -> list[tuple[str, ...]]:
+    """The paths that a line of a record names, of each call: `unified+prefill.mha and unified`."""
+    return [tuple(dict.fromkeys(call.split("+"))) for call in result.get("path", "").split(" and ") if call]
 
 
-def _would_take(case: Case, taken: Mapping[Hashable, set[str]]) -> str:
-    """Of the finest kind of which anything answered."""
+def _would_take(case: Case, taken: Mapping[Hashable, set[tuple[str, ...]]]) -> tuple[str, ...]:
+    """What the finest kind did of which anything answered."""
     some = next((some for kind in _from_fine_to_coarse(case) if (some := taken.get(kind))), set())
-    return next(iter(some)) if len(some) == 1 else NONE
+    return next(iter(some)) if len(some) == 1 else (NONE,)
 
 
 def _from_fine_to_coarse(case: Case) -> Iterable[Hashable]:

@@ -179,6 +179,13 @@ def test_a_relation_over_two_paths_stands_under_its_first(record: RecordOf) -> N
     assert cell(failing, "kvcache", "agreement").state is State.FINDING, "one of the two may be the cause"
 
 
+def test_each_part_of_a_batch_has_its_path(record: RecordOf) -> None:
+    results = {PLAIN: PASS, SHORT: NONFINITE | {"path": "unified+prefill.mha"}}
+    some = of(record("one", results), findings=[finding(path="prefill.*")])
+    assert cell(some, "unified", "causal decode").counts == {State.PASS: 1, State.FINDING: 1}
+    assert cell(some, "prefill.mha", "causal decode").counts == {State.FINDING: 1}
+
+
 # -- findings ----------------------------------------------------------------------------------------------------------
 
 EXPLAINS: dict[str, tuple[dict[str, Any], bool]] = {
