@@ -13,8 +13,10 @@ from packaging.version import InvalidVersion, Version
 
 from conformance.aiter_repository import UNKNOWN
 from conformance.aiter_source import AiterSource
+from conformance.check import of_tier, to_build
+from conformance.manifest import TIERS
 from conformance.plan import joint
-from conformance.record import BadRecord, Record, check_id, read
+from conformance.record import BadRecord, Record, check_id, digest, read
 from conformance.status import Status
 from conformance.targets import Target
 
@@ -73,7 +75,10 @@ class System:
 
 @dataclass(frozen=True)
 class Column:
-    """A system, and its results by check id. Complete if every plan that was begun has all its results."""
+    """A system, and its results by check id. Complete if every plan that was begun has all its results.
+
+    What is known to be planned, and has no result, is NOT RUN.
+    """
 
     system: System
     results: dict[str, Result]
@@ -91,13 +96,19 @@ def of_records(paths: Sequence[Path]) -> list[Column]:
         record = read(path)
         by_system[System.of(record)].append((path, record))
     _refuse_edited([one for some in by_system.values() for one in some])
-    return [
-        Column(system, _joined(some), _are_complete([record for _, record in some]))
-        for system, some in by_system.items()
-    ]
+    return [_column(system, some) for system, some in by_system.items()]
+
+
+def _column(system: System, some: list[tuple[Path, Record]]) -> Column:
+    results, cut = _joined(some), _cut(record for _, record in some)
+    lacking = {"status": str(Status.NOT_RUN), "reason": "its run was cut short, or its shard is missing"}
+    for plan in cut:
+        results |= {check: lacking for check in _planned(plan, system.place.kind) if check not in results}
+    return Column(system, results, complete=not cut)
 
 
 def _joined(some: list[tuple[Path, Record]]) -> dict[str, Result]:
+    """All results; one that was not run gives way to one that was."""
     results: dict[str, tuple[Path, Result]] = {}
     for path, record in some:
         for result in record.cases:
@@ -110,27 +121,39 @@ def _joined(some: list[tuple[Path, Record]]) -> dict[str, Result]:
     return {check: result for check, (_, result) in results.items()}
 
 
-def _are_complete(records: Iterable[Record]) -> bool:
-    """Is every plan there, in one record or in several together?"""
+def _cut(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The plans of which not all results are there, in one record or in several together."""
     plans: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         plans[str(record.run.get("plan", {}).get("digest"))].append(record)
-    return all(any(map(_is_whole, some)) or _holds(digest, some) for digest, some in plans.items())
+    return [some[0].run.get("plan", {}) for digest, some in plans.items()
+            if not any(map(_is_whole, some)) and not _hold(digest, some)]  # fmt: skip
 
 
 def _is_whole(record: Record) -> bool:
     return record.complete and "shard" not in record.run.get("plan", {})
 
 
-def _holds(plan: str, records: Iterable[Record]) -> bool:
+def _hold(plan: str, records: Iterable[Record]) -> bool:
     return joint(result.get("digest", "") for record in records for result in record.cases) == plan
+
+
+def _planned(plan: dict[str, Any], kind: str) -> list[str]:
+    """The checks of a plan, if it is that of a tier as this version of the suite has it; else nobody knows them."""
+    tier = str(plan.get("title")).removeprefix("tier ")
+    if tier not in TIERS:
+        return []
+    checks = [check for check in of_tier(tier) if check.runs_on(kind)]
+    checks = to_build(checks, chosen=False) if kind == "compile" else checks
+    return [check.id for check in checks] if joint(map(digest, checks)) == plan.get("digest") else []
 
 
 def _refuse_edited(some: list[tuple[Path, Record]]) -> None:
     digests: dict[str, tuple[Path, str]] = {}
     for path, record in some:
         for result in record.cases:
-            first, digest = digests.setdefault(check := check_id(result), (path, result.get("digest", "")))
-            if result.get("digest", "") != digest:
+            key = result.get("digest", "")
+            first, other = digests.setdefault(check := check_id(result), (path, key))
+            if key != other:
                 raise BadRecord(f"{first} and {path} cannot stand side by side: the inputs or the oracle of {check} "
                                 "are of another version")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conformance import expectations
-from conformance.check import Check
+from conformance.check import Check, of_tier
 from conformance.expectations import BadExpectations
 from conformance.expectations import findings as found
 from conformance.expectations.findings import Finding
@@ -48,12 +48,13 @@ def record(tmp_path: Path) -> RecordOf:
     def record(
         name: str, results: Results, version: str = "0.1.16", target: str = "interpreter:gfx942", *,
         shard: str | None = None, planned: Sequence[str] = (), cut: bool = False, backend: str = "aiter",
-        commit: str = "abc", device: str = "", digests: Mapping[str, str] = {}, title: str = "tier smoke",
+        commit: str = "abc", device: str = "", digests: Mapping[str, str] = {}, title: str = "9 chosen cases",
+        **packages: str,
     ) -> Path:  # fmt: skip
         checks = [Check.parse(check) for check in (*results, *planned)]
         plan = Plan(title, checks, Shard.parse(shard) if shard else None)
         aiter = {"aiter": {"version": version, "commit": commit, "origin": "repository"}} if version else {}
-        environment = {"target": target} | ({"device": device} if device else {})
+        environment = {"target": target, **packages} | ({"device": device} if device else {})
         writer = Writer(tmp_path / name)
         writer.header(
             len(plan.checks), {"plan": plan.recorded(), "backend": backend, "options": []} | aiter, environment
@@ -265,7 +266,7 @@ def test_committed_findings_name_checks_of_some_tier_and_places_that_are_there()
 def test_shards_and_tiers_of_a_system_are_one_column(record: RecordOf) -> None:
     smoke = {PLAIN.replace("100", str(keys)): PASS for keys in range(90, 100)}
     more = {DRAFT: PASS | {"path": "kvcache"}}
-    paths = [record(f"{n}", smoke, shard=f"{n}/2") for n in (1, 2)] + [record("core", smoke | more, title="tier core")]
+    paths = [record(f"{n}", smoke, shard=f"{n}/2") for n in (1, 2)] + [record("core", smoke | more, title="more")]
     (column,) = of_records(paths)
     assert column.complete
     assert set(column.results) == {*smoke, *more}
@@ -278,6 +279,24 @@ def test_what_a_cut_record_lacks_another_may_have(record: RecordOf) -> None:
     assert not of_records([cut])[0].complete
     (column,) = of_records([cut, record("again", {PLAIN: PASS, SHORT: PASS})])
     assert column.complete
+
+
+def test_what_a_cut_run_of_a_tier_lacks_is_not_run(command: Callable[..., Done], tmp_path: Path) -> None:
+    """As if it had passed, a row of a check that is missing would be one of those that are there."""
+    plan = Plan("tier smoke", [check for check in of_tier("smoke") if check.runs_on("interpreter")])
+    writer = Writer(tmp_path / "cut")
+    header = {"plan": plan.recorded(), "backend": "aiter", "options": []}
+    writer.header(len(plan.checks), header, {"target": "interpreter:gfx942"})
+    for check in plan.checks[:9]:
+        writer.case(case=check.case.id, digest=digest(check), **PASS)
+    writer.close()
+    (column,) = of_records([tmp_path / "cut"])
+    assert not column.complete
+    lacking = {name for name, result in column.results.items() if result["status"] == "NOT RUN"}
+    assert lacking == {check.id for check in plan.checks[9:]}
+    done = command("matrix", tmp_path / "cut")
+    assert done.code == 3
+    assert re.search(r"^  softcap +\? 0/0/\d+ not run \d+$", done.out, re.MULTILINE)
 
 
 def test_a_result_takes_the_place_of_none(record: RecordOf) -> None:
@@ -296,6 +315,15 @@ def test_each_system_has_its_own_column_and_a_heading_that_tells(record: RecordO
     heads = next(iter(FORMATS["markdown"](some))).strip("| ").split(" | ")
     assert len(heads) == 4
     assert heads[2] != heads[3]
+
+
+def test_a_backend_that_is_a_version_of_a_package_says_so(record: RecordOf) -> None:
+    one = record("one", {PLAIN: PASS}, "0.1.21.dev46+ge4048607a5", backend="vllm", vllm="0.33.0", torch="2.13")
+    two = record("two", {PLAIN: PASS}, "", backend="torch", torch="2.13")
+    assert [column.system.name for column in of_records([one, two])] == [
+        "vllm 0.33.0, aiter 0.1.21.dev46",
+        "torch 2.13",
+    ]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
