@@ -1,9 +1,11 @@
 """Legal cases drawn at random: every field, most of them small, some long. Case `i` of a seed is always the same."""
 
+from dataclasses import replace
 from random import Random
 
 from conformance.case import LAYOUTS, REGIMES, BadCase, Case
 from conformance.rounding import CACHE_DTYPES, DTYPES
+from conformance.steps import step_of
 
 HEAD_DIMS = (1, 2, 3, 8, 16, 32, 40, 64, 64, 72, 80, 96, 112, 128, 128, 160, 192, 256, 512)
 PAGE_SIZES = (1, 2, 8, 16, 16, 16, 32, 48, 64, 128, 256, 544, 1024)
@@ -43,7 +45,7 @@ def _attempt(random: Random) -> Case:
     kv_heads = random.choice((1, 1, 2, 2, 3, 4, 8))
     alibi, sinks = random.random() < 0.15, random.random() < 0.15
     seq_lens = tuple(_keys(random, m, LONGEST if long else 600) for m in query_lens)
-    return Case(
+    case = Case(
         causal=random.random() < 0.5,
         dtype=random.choice(DTYPES),
         query_lens=query_lens,
@@ -65,6 +67,14 @@ def _attempt(random: Random) -> Case:
         scale=random.choice(SCALES) if random.random() < 0.2 else 0.0,
         fused_q=random.random() < 0.2,
     )
+    threshold, chunk = random.choice((1, 4, 8, 16)), random.choice((0, 16, 64, 100))
+    prefills = [random.random() < 0.4 for _ in query_lens]
+    per_head, q_dtype = random.random() < 0.3, random.choice(CACHE_DTYPES)
+    if case.cache_dtype and kv_heads > 1:
+        case = replace(case, per_head_descales=per_head)
+    if random.random() < 0.1:
+        case = replace(case, q_dtype=q_dtype)
+    return step_of(case, threshold, prefills=prefills, chunk=chunk) if random.random() < 0.2 else case
 
 
 def _query_lens(random: Random, batch: int) -> tuple[int, ...]:

@@ -30,6 +30,9 @@ REGIMES = (
 )
 """How the inputs are made: see `conformance.regimes`."""
 
+DECODE, EXTEND, PREFILL = "decode", "extend", "prefill"
+"""What a step does with a sequence: a token or a draft at its end; a part of its prompt; all of its prompt at once."""
+
 MOST_SEQUENCES = 2**16
 LARGEST = 2**31 - 1
 """Kernels take lengths, and indices into the block table, as int32."""
@@ -41,10 +44,10 @@ class BadCase(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One attention call over a paged KV cache; its id round-trips: `Case.parse(case.id) == case`.
+    """One step of attention over a paged KV cache; its id round-trips: `Case.parse(case.id) == case`.
 
     `query_lens` and `seq_lens` have one entry a sequence; a sequence length counts all keys, those of its own query
-    tokens included. Query lengths above the sequence length are legal: servers pad captured batches so.
+    tokens included. A sequence that decodes may have more queries than keys: servers pad captured batches so.
     """
 
     causal: bool
@@ -67,6 +70,10 @@ class Case:
     max_keys: int = 0  # what the caller says that no sequence has more keys than; 0: the longest sequence's
     scale: float = 0.0  # what q K is multiplied by; 0: 1 / sqrt(head_dim), which kernels take where none is given
     fused_q: bool = False  # q is a view of the rows of a fused QKV projection, as vLLM's is; else it is contiguous
+    q_dtype: str = ""  # q's, where it is smaller than the output's and a descale goes with it
+    per_head_descales: bool = False  # a cache's descales differ from KV head to KV head
+    decode_threshold: int = 0  # so many queries at most decode; 0: as many as any sequence has, and all decode
+    chunk: int = 0  # context keys of a sequence that an extend takes at a time; 0: all of them
 
     def __post_init__(self) -> None:
         if len(self.query_lens) > MOST_SEQUENCES:
@@ -97,11 +104,28 @@ class Case:
             ("regime", self.regime, REGIMES),
             ("page order", self.page_order, PAGE_ORDERS),
             ("cache dtype", self.cache_dtype, ("", *CACHE_DTYPES)),
+            ("q dtype", self.q_dtype, ("", *CACHE_DTYPES)),
         ):
             if value not in known:
                 raise BadCase(f"{name} {value!r} is none of {', '.join(filter(None, known))}")
         if self.page_order == "shared" and not self.shared_pages:
             raise BadCase("no two sequences have a full page that they could share")
+        if self.per_head_descales and (not self.cache_dtype or self.kv_heads == 1):
+            raise BadCase("descales differ from head to head where a smaller cache has several")
+        self._require_a_step()
+
+    def _require_a_step(self) -> None:
+        if not 0 <= min(self.decode_threshold, self.chunk) <= max(self.decode_threshold, self.chunk) <= LARGEST:
+            raise BadCase(f"the decode threshold and a chunk are numbers of tokens, at most {LARGEST}")
+        if self.decode_threshold and self.decode_threshold >= max(self.query_lens):
+            raise BadCase(f"every sequence decodes: a threshold of {self.decode_threshold} says nothing")
+        for m, n, kind in zip(self.query_lens, self.seq_lens, self.kinds, strict=True):
+            if kind != DECODE and m > n:
+                raise BadCase(f"{m} tokens of a prompt are more than the {n} keys of its sequence")
+        if list(self.kinds) != sorted(self.kinds):
+            raise BadCase("a batch holds its decodes first, then its extends, then its prefills")
+        if self.chunk and not self.takes_chunks:
+            raise BadCase("no sequence has a context that is taken in chunks")
 
     @property
     def batch(self) -> int:
@@ -130,6 +154,32 @@ class Case:
         """Pages that each sequence occupies."""
         return tuple(-(-n // self.page_size) for n in self.seq_lens)
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What each sequence does: DECODE, EXTEND or PREFILL; in the order in which a batch holds them, and sorted."""
+        most = self.decode_threshold or max(self.query_lens)
+        return tuple(
+            DECODE if m <= most else PREFILL if m == n else EXTEND
+            for m, n in zip(self.query_lens, self.seq_lens, strict=True)
+        )
+
+    @property
+    def step(self) -> str:
+        """DECODE, EXTEND or PREFILL if all sequences do that, else "mixed"."""
+        return self.kinds[0] if len(set(self.kinds)) == 1 else "mixed"
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Is an extend's context attended apart from its new tokens? Not with a window to the left."""
+        return EXTEND in self.kinds and self.window[0] < 0
+
+    def parts(self, b: int) -> tuple[int, ...]:
+        """Where the parts begin in which the keys of sequence `b` are attended, and its length: chunks, new tokens."""
+        n, context = self.seq_lens[b], self.seq_lens[b] - self.query_lens[b]
+        if self.kinds[b] != EXTEND or not self.takes_chunks:
+            return (0, n)
+        return (*range(0, context, self.chunk or context), context, n)
+
     @property
     def shared_pages(self) -> int:
         """Leading pages that all sequences with a full page have in common: half of what the shortest of them fills."""
@@ -140,7 +190,7 @@ class Case:
     def id(self) -> str:
         """Readable, safe for `pytest -k`, and stable for ever: a new field shows only where it is not its default."""
         words = [
-            "decode",
+            self.step,
             "causal" if self.causal else "noncausal",
             self.dtype,
             f"b{self.batch}",
@@ -180,7 +230,7 @@ class Case:
             regime=part["regime"],
             **optional,
         )
-        if case.id != text:
+        if case.id != text:  # the step among it, which the lengths and the threshold make
             raise BadCase(f"{text!r} is written {case.id!r}")
         return case
 
@@ -190,7 +240,7 @@ EXAMPLE = "decode-noncausal-bf16-b2-q16-h32:8-d128-p16-kv1000-packed-random"
 _NUMBER = r"[0-9]{1,10}"
 _LENGTHS = rf"{_NUMBER}(?:x{_NUMBER})?(?:\+{_NUMBER}(?:x{_NUMBER})?)*"
 _REQUIRED = re.compile(
-    rf"decode-(?P<mode>causal|noncausal)-(?P<dtype>[a-z0-9]+)-b(?P<batch>{_NUMBER})-q(?P<q>[0-9x+]+)"
+    rf"(?:decode|extend|prefill|mixed)-(?P<mode>causal|noncausal)-(?P<dtype>[a-z0-9]+)-b(?P<batch>{_NUMBER})-q(?P<q>[0-9x+]+)"
     rf"-h(?P<q_heads>{_NUMBER}):(?P<kv_heads>{_NUMBER})-d(?P<head_dim>{_NUMBER})-p(?P<page_size>{_NUMBER})"
     rf"-kv(?P<kv>[0-9x+]+)(?P<optional>(?:-[a-z][a-z0-9.:]*)*)-(?P<layout>[a-z]+)-(?P<regime>[a-z.]+)"
 )
@@ -244,6 +294,10 @@ _OPTIONAL = (
     _Token("max_keys", rf"max{_NUMBER}", "max{}".format, lambda word: int(word[3:])),
     _Token("scale", rf"scale{_NUMBER}(?:\.{_NUMBER})?", "scale{:g}".format, lambda word: float(word[5:])),
     _Token("fused_q", r"q\.fused", lambda _: "q.fused", lambda _: True),
+    _Token("q_dtype", r"q\.e[a-z0-9]+", "q.{}".format, lambda word: word[2:]),
+    _Token("per_head_descales", r"descale\.head", lambda _: "descale.head", lambda _: True),
+    _Token("decode_threshold", rf"t{_NUMBER}", "t{}".format, lambda word: int(word[1:])),
+    _Token("chunk", rf"chunk{_NUMBER}", "chunk{}".format, lambda word: int(word[5:])),
 )
 
 

@@ -16,6 +16,7 @@ from conformance.contexts import THRESHOLD, TILE
 from conformance.cost import seconds
 from conformance.layouts import page_stride
 from conformance.rounding import CACHE_DTYPES, DTYPES
+from conformance.steps import step_of
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ HEAD_DIMS = st.integers(2, 64).map(lambda n: 8 * n) | st.sampled_from(sorted(map
 RATIOS = (*range(1, 9), 12, 16, 32, 64)
 KV_HEADS = range(1, 9)
 SCALES = (0.2, 0.05, 1.0)
+THRESHOLDS = (1, 4, 8, 16)
 
 
 @st.composite
@@ -63,7 +65,13 @@ def cases(draw: st.DrawFn) -> Case:
     )
     ratio = draw(st.sampled_from(_affordable_heads(case, [(ratio, 1) for ratio in RATIOS])))[0]
     q_heads, kv_heads = draw(st.sampled_from(_affordable_heads(case, [(n * ratio, n) for n in KV_HEADS])))
-    case = replace(case, q_heads=q_heads, kv_heads=kv_heads)
+    case = replace(case, q_heads=q_heads, kv_heads=kv_heads, q_dtype=draw(_seldom(*CACHE_DTYPES, otherwise="")))
+    if case.cache_dtype and kv_heads > 1:
+        case = replace(case, per_head_descales=draw(st.booleans()))
+    if draw(_seldom(True, otherwise=False)):
+        prefills = draw(st.lists(st.booleans(), min_size=case.batch, max_size=case.batch))
+        chunk = draw(st.sampled_from((0, 64, 16, 100)))
+        case = step_of(case, draw(st.sampled_from(THRESHOLDS)), prefills=prefills, chunk=chunk)
     return replace(case, page_order=draw(st.sampled_from(_page_orders(case))))
 
 

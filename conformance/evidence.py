@@ -84,7 +84,7 @@ class _Values:
         pages = [page for page in table.unique().tolist() if 0 <= page < len(inputs.v_cache)]
         values = inputs.v_cache[torch.tensor(pages, device=inputs.v_cache.device)].double().cpu()
         if inputs.v_descale is not None:
-            values *= float(inputs.v_descale[0, 0])
+            values *= inputs.v_descale[0].double().cpu()[:, None]
         own = [row[:used] for row, used in zip(table.tolist(), case.pages, strict=True)]
         return cls(values.flatten(0, 2), pages, case.page_size, case.kv_heads, own)
 

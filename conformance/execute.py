@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from conformance.judge import Verdict, judge
 from conformance.memory import NotEnoughMemory
 from conformance.status import Status, Unsupported
 from conformance.targets import Target
-from reference import Attention
+from reference import Attention, part_sums
 from reference import attend as oracle
 
 
@@ -72,7 +73,8 @@ def verdict_on(error: BaseException) -> Verdict:
 
 def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
     """The oracle's answer to a case, with the sums that `judge` needs."""
-    return oracle(
+    call = partial(
+        oracle,
         inputs.q,
         inputs.k_cache,
         inputs.v_cache,
@@ -84,11 +86,16 @@ def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
         window=case.window,
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
-        sinks=inputs.sinks,
+        q_descale=inputs.q_descale,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
-        sums=sums,
     )
+    whole = call(sinks=inputs.sinks, sums=sums)
+    if not (sums and case.takes_chunks):
+        return whole
+    starts = [case.parts(b) for b in range(case.batch)]
+    queries = torch.tensor(case.query_lens)
+    return replace(whole, parts=part_sums(whole, starts, lambda *keys: call(key_range=keys), queries))
 
 
 @contextmanager

@@ -30,10 +30,12 @@ SHRINKING = 120.0
 
 REPORT_EVERY = 10.0
 
-AVOIDABLE = frozenset(
-    level for axis in AXES for level in axis.levels if level[0].isalpha() and level != "none"
-) | {f"cache.{dtype}" for dtype in CACHE_DTYPES}  # fmt: skip
-"""What a case may be told by: levels that have a name of their own."""
+AVOIDABLE = (
+    frozenset(level for axis in AXES for level in axis.levels if level[0].isalpha() and level != "none")
+    | {f"{what}.{dtype}" for what in ("cache", "q") for dtype in CACHE_DTYPES}
+    | {"extend", "prefill", "descale.head"}
+)
+"""What a case may be told by: levels that have a name of their own, and what the axes do not have."""
 
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
@@ -142,6 +144,8 @@ def kinds(case: Case) -> frozenset[str]:
     lens = list(zip(case.query_lens, case.seq_lens, strict=True))
     some = {level for levels in realize.levels(case).values() for level in levels}
     some |= {"short"} if any(0 < n < m for m, n in lens) else set()
+    some |= set(case.kinds) | ({f"q.{case.q_dtype}"} if case.q_dtype else set())
+    some |= {"descale.head"} if case.per_head_descales else set()
     return frozenset(some | ({"padded"} if any(m and not n for m, n in lens) else set()))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conformance import host_reads
 from conformance.backends import Answer, Backend
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.execute import answered, exact, uninitialised_memory_is_nan, verdict_on
 from conformance.inputs import Inputs, make, random_bits
 from conformance.judge import Verdict, differ, judge, malformed
@@ -239,14 +239,19 @@ def _waiting_is_an_error(target: Target) -> Iterator[None]:
 
 
 def _is_plain(case: Case) -> bool:
-    return case.regime == "random" and case.page_order not in ("high", "huge") and not case.cache_dtype
+    return (
+        case.step == DECODE
+        and case.regime == "random"
+        and case.page_order not in ("high", "huge")
+        and not (case.cache_dtype or case.q_dtype)
+    )
 
 
 def _has_keys_for_its_queries(case: Case) -> bool:
     return _is_plain(case) and case.page_order != "shared" and max(case.seq_lens) >= max(1, *case.query_lens)
 
 
-PLAIN = "random inputs, a 16-bit cache that can be copied"
+PLAIN = "sequences that decode, random inputs, a 16-bit cache that can be copied"
 
 GRAPHS = {
     relation.name: relation

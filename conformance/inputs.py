@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conformance import regimes
 from conformance.block_tables import Pages, assign
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.layouts import caches, untouched
 from conformance.memory import refuse_too_much
 
@@ -30,9 +30,12 @@ TORCH_DTYPE: dict[str, torch.dtype] = {
     "e5m2": torch.float8_e5m2,
 }
 
-K_DESCALE, V_DESCALE = 0.25, 0.5
-"""Of a cache in a smaller dtype than q: powers of two, so that a dequantised value is exact; and not alike, so that one
-taken for the other shows."""
+K_DESCALE, V_DESCALE, Q_DESCALE = 0.25, 0.5, 2.0
+"""Of a cache, or of q, in a smaller dtype than the output: powers of two, so that a dequantised value is exact; and not
+alike, so that one taken for the other shows."""
+
+OF_A_HEAD = (1.0, 2.0, 4.0)
+"""Times the descale of a cache that one KV head after the other has, where they differ."""
 
 GUARD_ROWS = 8
 """Before and behind q: as many as leave it aligned to 16 bytes, which Triton compiles for, at any head dimension."""
@@ -43,8 +46,9 @@ class Inputs:
     """The arguments of one attention call; see `reference.attend` for their meaning.
 
     q [T, Hq, D], whose rows may lie apart; caches [num_blocks, block_size, Hkv, D] with the strides of the case's
-    layout; block_table [B, W], seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], k_descale and
-    v_descale [B, Hkv] float32 or None.
+    layout; block_table [B, W], seq_lens [B], query_start_loc [B + 1] int32; alibi_slopes and sinks [Hq], descales
+    [B, Hkv] float32 or None. key and value [T, Hkv, D] are those of the new tokens, as the layer computed them and the
+    caches hold them already; None where every sequence decodes.
     """
 
     q: Tensor
@@ -58,6 +62,9 @@ class Inputs:
     sinks: Tensor | None
     k_descale: Tensor | None = None
     v_descale: Tensor | None = None
+    q_descale: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
 
     def to(self, device: torch.device) -> "Inputs":
         """The same inputs elsewhere, strides and sharing of memory between K and V included.
@@ -92,7 +99,7 @@ class Inputs:
             if isinstance(value, Tensor):
                 total.update(f"{f.name} {value.dtype} {tuple(value.shape)} {value.stride()}".encode())
                 total.update(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-            else:
+            elif value is not None:
                 total.update(f"{f.name} {value!r}".encode())
         return total.hexdigest()
 
@@ -100,18 +107,20 @@ class Inputs:
 def make(case: Case) -> Inputs:
     """The inputs of a case, on the CPU."""
     bits = random_bits(case.id)
-    dtype, cache_dtype = _dtypes(case)
-    k_descale, v_descale = _descales(case)
+    cache_dtype = TORCH_DTYPE[case.cache_dtype or case.dtype]
+    k_descale, v_descale = (K_DESCALE, V_DESCALE) if case.cache_dtype else (1.0, 1.0)
     pages = assign(case, bits)
     page = (case.page_size, case.kv_heads, case.head_dim)
     k, v = (_normal(bits, (pages.pool, *page), cache_dtype, scale) for scale in (k_descale, v_descale))
-    q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), dtype)
+    q = _normal(bits, (case.tokens, case.q_heads, case.head_dim), TORCH_DTYPE[case.dtype])
     sinks = _normal(bits, (case.q_heads,), torch.float32) if case.sinks else None
     garbage = regimes.garbage(cache_dtype)
     regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, _scale(case))
+    if case.per_head_descales:
+        k, v = (stored / _of_a_head(case)[:, None] for stored in (k, v))
     k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
-    return _call(case, pages, q, (k_cache, v_cache), sinks)
+    return with_new_tokens(case, _call(case, pages, _stored(q, case), (k_cache, v_cache), sinks))
 
 
 def blank(case: Case) -> Inputs:
@@ -119,17 +128,49 @@ def blank(case: Case) -> Inputs:
 
     Lengths and block table are real, for host code reads them; a cache takes no memory, whatever its size.
     """
-    dtype, cache_dtype = _dtypes(case)
     pages = assign(case, random_bits(case.id))
+    cache_dtype = TORCH_DTYPE[case.cache_dtype or case.dtype]
     both = untouched(case.layout, pages.blocks, case.page_size, case.kv_heads, case.head_dim, cache_dtype)
-    q = torch.zeros(case.tokens, case.q_heads, case.head_dim, dtype=dtype)
-    return _call(case, pages, q, both, torch.zeros(case.q_heads) if case.sinks else None)
+    q = torch.zeros(case.tokens, case.q_heads, case.head_dim, dtype=TORCH_DTYPE[case.q_dtype or case.dtype])
+    return with_new_tokens(case, _call(case, pages, q, both, torch.zeros(case.q_heads) if case.sinks else None))
+
+
+def with_new_tokens(case: Case, inputs: Inputs) -> Inputs:
+    """The same call with the key and value of each new token, which are what the caches hold, dequantised.
+
+    A decoding sequence has none to give: its rows are NaN, and so is what lies around them. They are rows of the fused
+    projection that q is a view of, where it is; else each tensor is contiguous.
+    """
+    if case.step == DECODE:
+        return inputs
+    new = []
+    for stored, descale in ((inputs.k_cache, inputs.k_descale), (inputs.v_cache, inputs.v_descale)):
+        rows = torch.full((case.tokens, case.kv_heads, case.head_dim), torch.nan, dtype=TORCH_DTYPE[case.dtype])
+        for b, (m, n, kind) in enumerate(zip(case.query_lens, case.seq_lens, case.kinds, strict=True)):
+            if kind == DECODE:
+                continue
+            at = torch.arange(n - m, n)
+            held = stored[inputs.block_table[b][at // case.page_size].long(), at % case.page_size]
+            exact = held.float() * (1 if descale is None else descale[b][:, None])
+            rows[case.query_starts[b] : case.query_starts[b] + m] = exact.to(rows.dtype)
+        new.append(rows)
+    if not case.fused_q or inputs.q.dtype != new[0].dtype:
+        return replace(inputs, key=_amid_nan(new[0]), value=_amid_nan(new[1]))
+    # Left of them in the same rows q is; the heads of K and V that `_amid_nan` left NaN between two rows are theirs.
+    q, heads = inputs.q, (case.q_heads, case.q_heads + case.kv_heads)
+    key, value = (
+        q.as_strided(rows.shape, q.stride(), q.storage_offset() + head * case.head_dim)
+        for head, rows in zip(heads, new, strict=True)
+    )
+    key.copy_(new[0])
+    value.copy_(new[1])
+    return replace(inputs, key=key, value=value)
 
 
 def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sinks: Tensor | None) -> Inputs:
     """All arguments of the call of a case, given those that hold values; `both` are the caches of K and V."""
-    k_descale, v_descale = _descales(case)
     per_head, heads = torch.ones(case.batch, case.kv_heads), case.q_heads
+    of_cache = per_head * _of_a_head(case) if case.per_head_descales else per_head
     return Inputs(
         q=_amid_nan(q, 2 * case.kv_heads if case.fused_q else 0),
         k_cache=both[0],
@@ -141,9 +182,29 @@ def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sink
         # Press, Smith & Lewis, "Train Short, Test Long" (2022): a geometric sequence over the heads
         alibi_slopes=torch.tensor([2.0 ** (-8 * h / heads) for h in range(1, heads + 1)]) if case.alibi else None,
         sinks=sinks,
-        k_descale=per_head * k_descale if case.cache_dtype else None,
-        v_descale=per_head * v_descale if case.cache_dtype else None,
+        k_descale=of_cache * K_DESCALE if case.cache_dtype else None,
+        v_descale=of_cache * V_DESCALE if case.cache_dtype else None,
+        q_descale=per_head * Q_DESCALE if case.q_dtype else None,
     )
+
+
+def _stored(q: Tensor, case: Case) -> Tensor:
+    """The queries in the dtype that the kernel gets."""
+    return (q.float() / Q_DESCALE).to(TORCH_DTYPE[case.q_dtype]) if case.q_dtype else q
+
+
+def _of_a_head(case: Case) -> Tensor:
+    """What each KV head's descales are times the first one's, float32 [Hkv]."""
+    return torch.tensor([OF_A_HEAD[head % len(OF_A_HEAD)] for head in range(case.kv_heads)])
+
+
+def queries(case: Case, inputs: Inputs) -> Tensor:
+    """The queries [T, Hq, D] exact in the case's dtype, whichever they are stored in."""
+    if inputs.q_descale is None:
+        return inputs.q
+    descale = inputs.q_descale.repeat_interleave(case.gqa_ratio, 1)  # [B, Hq]
+    by_row = descale.repeat_interleave(torch.tensor(case.query_lens, device=descale.device), 0)
+    return (inputs.q.float() * by_row[..., None]).to(TORCH_DTYPE[case.dtype])
 
 
 def random_bits(text: str) -> np.random.PCG64:
@@ -151,20 +212,12 @@ def random_bits(text: str) -> np.random.PCG64:
     return np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 
 
-def _dtypes(case: Case) -> tuple[torch.dtype, torch.dtype]:
-    return TORCH_DTYPE[case.dtype], TORCH_DTYPE[case.cache_dtype or case.dtype]
-
-
-def _descales(case: Case) -> tuple[float, float]:
-    return (K_DESCALE, V_DESCALE) if case.cache_dtype else (1.0, 1.0)
-
-
 def _scale(case: Case) -> float:
     return case.scale or 1 / math.sqrt(case.head_dim)
 
 
-def _amid_nan(q: Tensor, heads_between: int) -> Tensor:
-    """The same queries with NaN before and behind, and in so many heads after each row, where a projection has K and V.
+def _amid_nan(q: Tensor, heads_between: int = 0) -> Tensor:
+    """The same rows with NaN before and behind, and in so many heads after each row, where a projection has K and V.
 
     What a kernel reads there shows, whatever memory holds.
     """

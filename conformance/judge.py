@@ -179,7 +179,8 @@ def case_noise_limit(rows: int) -> float:
 def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each output element under the declared rounding, [T, Hq, D] (NUMERICS section 3).
 
-    E = u_out |o| + u_p S1 + (u_q + (D + 8) u_32) (sum p A |v| + |o| sum p A) + 2^-20 S1 + underflow, S1 = sum p |v|.
+    E = u_out |o| + u_p S1 + (u_q + (D + 8) u_32) (sum p A |v| + |o| sum p A) + 2^-20 S1 + underflow, S1 = sum p |v|;
+    where the keys are attended in parts, u_parts sum |w_i o_i| + u_merged sum |r_j| on top, and what their lse err by.
     """
     sums, o = _sums(want), want.out.abs()
     u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
@@ -187,6 +188,9 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
     bound += UNDERFLOW[profile.p] * sums.visible_v + UNDERFLOW[profile.out]
+    if (parts := want.parts) is not None:
+        bound += _roundoff(profile.parts) * parts.weighted + _roundoff(profile.merged) * parts.running
+        bound += (2.0**-20 + 8 * U32 * _size(want.lse))[..., None] * parts.weighted
     return bound + _absolute_score_error(want, case)[..., None] * (sums.weighted_v + o)
 
 
@@ -206,13 +210,18 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     variance += (_absolute_score_error(want, case)[..., None] * sums.weighted_v).square()
     # An error uniform within +-h has mean square h^2 / 3.
     variance += UNDERFLOW[profile.p] ** 2 / 3 * sums.visible_v_squared
+    if (parts := want.parts) is not None:
+        stored = _roundoff(profile.parts) ** 2 * parts.squared + _roundoff(profile.merged) ** 2 * parts.running_squared
+        variance += MEAN_SQUARE_ROUNDING * stored
+        variance += ((2.0**-22 + 2 * U32 * _size(want.lse))[..., None] * parts.weighted).square()
     return variance + UNDERFLOW[profile.out] ** 2
 
 
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
     scores = _score_roundoff(profile, case) * _sums(want).weighted_score + _absolute_score_error(want, case)
-    return scores + 2.0**-20 + 4 * U32 * want.lse.abs()
+    steps = 1 if want.parts is None else 2  # and that of merging
+    return scores + steps * (2.0**-20 + 4 * U32 * want.lse.abs())
 
 
 def _sums(want: Attention) -> RoundingSums:
@@ -223,8 +232,17 @@ def _sums(want: Attention) -> RoundingSums:
 
 def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
     """Relative error of a score, in units of A_k: a float32 dot product of D terms, and q rounded before it."""
-    u_q = UNIT_ROUNDOFF[profile.scaled_q] if profile.scaled_q else 0.0
-    return u_q + (case.head_dim + 8) * U32
+    return _roundoff(profile.scaled_q) + (case.head_dim + 8) * U32
+
+
+def _roundoff(dtype: str | None) -> float:
+    """Of what is rounded to `dtype`, or not at all."""
+    return UNIT_ROUNDOFF[dtype] if dtype else 0.0
+
+
+def _size(lse: Tensor) -> Tensor:
+    """How large each lse is: their rounding in float32 scales with that. A row that sees nothing has none."""
+    return lse.abs().nan_to_num(posinf=0.0)
 
 
 def _absolute_score_error(want: Attention, case: Case) -> Tensor:

@@ -78,6 +78,8 @@ def suspects(case: Case, b: int, i: int) -> tuple[list[int], list[int]]:
     edges += [last_page, last_page - 1, case.page_size, case.page_size - 1]
 
     cuts = [_some(range(stride, n, stride), i) for stride in (TILE, case.page_size)]
+    if inner := case.parts(b)[1:-1]:
+        cuts.append(_some(list(inner), i))
     capacity = max(1, *case.pages) * case.table_width * case.page_size
     for whole in dict.fromkeys((capacity, n)):
         sizes = dict.fromkeys(-(-whole // parts) for parts in SPLITS)

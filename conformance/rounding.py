@@ -8,12 +8,15 @@ DTYPES = ("bf16", "fp16")
 CACHE_DTYPES = ("e4m3fn", "e4m3fnuz", "e5m2")
 """Names of the smaller element types that a cache may have. Their values are exact in every dtype of `DTYPES`."""
 
-UNIT_ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
+UNIT_ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24, "e4m3fn": 2.0**-4, "e4m3fnuz": 2.0**-4,
+                 "e5m2": 2.0**-3}  # fmt: skip
 """Largest relative error of rounding to nearest: half the spacing of numbers just above 1."""
 
-UNDERFLOW = {"bf16": 2.0**-126, "fp16": 2.0**-25, "fp32": 2.0**-126}
-"""Largest absolute error of a number below the smallest normal one: half the spacing of float16's subnormal numbers.
-Those of float32, which the arithmetic is done in, GPUs flush to zero, and so those of bfloat16, which are the same."""
+UNDERFLOW = {"bf16": 2.0**-126, "fp16": 2.0**-25, "fp32": 2.0**-126, "e4m3fn": 2.0**-10, "e4m3fnuz": 2.0**-11,
+             "e5m2": 2.0**-17}  # fmt: skip
+"""Largest absolute error of a number below the smallest normal one: half the spacing of float16's, or a float8's,
+subnormal numbers. Those of float32, which the arithmetic is done in, GPUs flush to zero, and so those of bfloat16,
+which are the same."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class RoundingProfile:
     out: str  # the stored output
     p: str  # softmax weights in the product with V
     scaled_q: str | None = None  # q * scale * log2(e) before the product with K, where that is rounded
+    parts: str | None = None  # the outputs of the parts that a call is answered in, stored before they are merged
+    merged: str | None = None  # the running result after each merge of two parts but the last
 
     @classmethod
     def flash(cls, dtype: str) -> "RoundingProfile":

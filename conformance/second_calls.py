@@ -135,8 +135,9 @@ def unrolled(case: Case, inputs: Inputs, _: np.random.PCG64) -> Call:
     starts = torch.tensor([b for b, m in enumerate(case.query_lens) for _ in range(m)])
     lens = [max(0, n - m + i + 1) for m, n in zip(case.query_lens, case.seq_lens, strict=True) for i in range(m)]
     order = "shuffled" if case.page_order == "shared" else case.page_order  # which it no longer says of these lengths
-    other = replace(case, query_lens=(1,) * case.tokens, seq_lens=tuple(lens), page_order=order)
-    return Call(other, _sequences(other, inputs, starts))
+    other = replace(case, query_lens=(1,) * case.tokens, seq_lens=tuple(lens), page_order=order,
+                    decode_threshold=0, chunk=0)  # fmt: skip
+    return Call(other, replace(_sequences(other, inputs, starts), key=None, value=None))
 
 
 def _sequences(case: Case, inputs: Inputs, order: Tensor) -> Inputs:
@@ -148,6 +149,7 @@ def _sequences(case: Case, inputs: Inputs, order: Tensor) -> Inputs:
         query_start_loc=torch.tensor(case.query_starts, dtype=torch.int32),
         k_descale=None if inputs.k_descale is None else inputs.k_descale[order],
         v_descale=None if inputs.v_descale is None else inputs.v_descale[order],
+        q_descale=None if inputs.q_descale is None else inputs.q_descale[order],
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from conformance import manifest, realize
 from conformance.axes import AXES, BLIND, CAUSAL, CONTEXT, DTYPE, PAGE, QUERIES, space
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.cost import seconds
 from conformance.covering import Row, cover, uncovered
 
@@ -118,9 +118,11 @@ def _distinct(cases: Iterable[Case]) -> list[Case]:
 
 
 def rows(cases: Iterable[Case]) -> Iterator[Row]:
-    """What cases cover: their levels, those that the axes know."""
+    """What cases that the axes can make cover: their levels, those that the axes know."""
     known = {axis.name: frozenset(axis.levels) for axis in AXES}
     for case in cases:
+        if case.step != DECODE or case.q_dtype or case.per_head_descales:
+            continue  # what the axes do not have covers nothing of theirs
         yield {name: some & known[name] for name, some in realize.levels(case).items()}
 
 

@@ -39,16 +39,32 @@ class RoundingSums:
 
 
 @dataclass(frozen=True)
+class PartSums:
+    """What rounding scales with where a call is answered in parts, each over some of the keys, and these are merged.
+
+    A part's output `o_i` has the share `w_i = exp(lse_i - lse)` of the whole, `o = sum_i w_i o_i`, and after some
+    merges the running result is `r_j = sum_{i <= j} w_i o_i`; the last one, which is the output, is not summed here.
+    All float64 [T, Hq, D], 0 where nothing was cut.
+    """
+
+    weighted: Tensor  # sum_i |w_i o_i|
+    squared: Tensor  # sum_i (w_i o_i)^2
+    running: Tensor  # sum_j |r_j|
+    running_squared: Tensor  # sum_j r_j^2
+
+
+@dataclass(frozen=True)
 class Attention:
     """Exact attention: `out` [T, Hq, D] and `lse` [T, Hq] (natural logarithm of the denominator), float64."""
 
     out: Tensor
     lse: Tensor
     sums: RoundingSums | None = None
+    parts: PartSums | None = None
 
 
 @torch.no_grad()
-def attend(
+def attend(  # noqa: PLR0915 - one statement more than a page holds
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
@@ -64,6 +80,8 @@ def attend(
     sinks: Tensor | None = None,
     k_descale: Tensor | None = None,
     v_descale: Tensor | None = None,
+    q_descale: Tensor | None = None,
+    key_range: tuple[Tensor, Tensor] | None = None,
     sums: bool = False,
     tile_bytes: int | None = None,
 ) -> Attention:
@@ -73,8 +91,9 @@ def attend(
     page `block_table[b, j // block_size]`, row `j % block_size`. Query head h reads KV head `h // (Hq // Hkv)`.
     Query i of m stands at `n - m + i`: that is its causal bound, the centre of its window and the origin of its ALiBi
     bias `slope[h] * (j - (n - m + i))`. `softcap > 0` maps a score s to `softcap * tanh(s / softcap)`, before the bias.
-    `sinks` [Hq] adds `exp(sink)` to the denominator alone; `k_descale`, `v_descale` [B, Hkv] scale the stored values.
-    A query that sees no key yields output 0 and lse -inf (its sink, if there is one).
+    `sinks` [Hq] adds `exp(sink)` to the denominator alone; `q_descale`, `k_descale`, `v_descale` [B, Hkv] scale the
+    stored values. `key_range`, int64 [B] each, leaves of a sequence's keys only `first[b] <= j < last[b]` to be seen,
+    and nothing else changes. A query that sees no key yields output 0 and lse -inf (its sink, if there is one).
 
     The stored low-precision values are exact. Keys are visited in tiles of about `tile_bytes` with a running maximum
     (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018), so memory does not grow with their count.
@@ -99,11 +118,16 @@ def attend(
 
     device = q.device
     order, keys, stand, padded_rows, sorted_rows = batch.on(device)
+    q_descale, k_descale, v_descale = (
+        None if x is None else x.double()[order] for x in (q_descale, k_descale, v_descale)
+    )
     by_head = q[padded_rows].unflatten(2, (kv_heads, group)).permute(0, 2, 3, 1, 4)
     scaled_q = by_head.new_empty(by_head.shape, dtype=torch.float64).copy_(by_head).mul_(scale)
+    if q_descale is not None:
+        scaled_q.mul_(q_descale[:, :, None, None, None])
     rows = _Rows.empty(scaled_q.view(-1, kv_heads, group * m, head_dim), sums=sums)
     table = readable_pages(block_table[order], keys, block_size)
-    k_descale, v_descale = (None if x is None else x.double()[order] for x in (k_descale, v_descale))
+    first, last = (None, keys) if key_range is None else (key_range[0][order], key_range[1][order].minimum(keys))
 
     page_bytes = 8 * block_size * kv_heads * (group * m + 2 * head_dim)
     pages_in_a_tile = max(1, (tile_bytes or TILE_BYTES[device.type]) // page_bytes)
@@ -111,8 +135,9 @@ def attend(
         alive, start, stop = tile.sequences, tile.first_page * block_size, tile.last_page * block_size
         pages, at = table[alive, tile.first_page : tile.last_page], torch.arange(start, stop, device=device)
         seen = unseen = None
-        if causal or max(window) >= 0 or stop > lens[alive.stop - 1]:
-            seen = visible(stand[alive], keys[alive], at, causal=causal, window=window)
+        if causal or max(window) >= 0 or stop > lens[alive.stop - 1] or first is not None:
+            begins = None if first is None else first[alive]
+            seen = visible(stand[alive], last[alive], at, causal=causal, window=window, first=begins)
             unseen = ~seen.any(1)
         k = gather_pages(k_cache, pages, unseen, None if k_descale is None else k_descale[alive])
         v = gather_pages(v_cache, pages, unseen, None if v_descale is None else v_descale[alive])

@@ -11,15 +11,24 @@ def diagonal(query_lens: Tensor, seq_lens: Tensor, max_query_len: int) -> Tensor
 
 
 def visible(
-    diagonal: Tensor, seq_lens: Tensor, keys: Tensor, *, causal: bool, window: tuple[int, int] = (-1, -1)
+    diagonal: Tensor,
+    seq_lens: Tensor,
+    keys: Tensor,
+    *,
+    causal: bool,
+    window: tuple[int, int] = (-1, -1),
+    first: Tensor | None = None,
 ) -> Tensor:
     """Bool [B, m, C]: does query `i` of sequence `b` see the key at position `keys[c]`?
 
     `diagonal` [B, m] is where each query stands, `seq_lens` [B] counts the keys, `keys` [C] are positions.
-    A window `(left, right)` reaches that many keys to each side of the diagonal; a negative side is unbounded.
+    A window `(left, right)` reaches that many keys to each side of the diagonal; a negative side is unbounded. Keys
+    before `first` [B] are not seen.
     """
     at = keys[None, None, :] - diagonal[:, :, None]
     seen = (keys[None, :] < seq_lens[:, None])[:, None, :].expand_as(at)
+    if first is not None:
+        seen = seen & (keys[None, :] >= first[:, None])[:, None, :]
     if causal:
         seen = seen & (at <= 0)
     left, right = window

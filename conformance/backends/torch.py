@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from conformance.case import Case
-from conformance.inputs import Inputs
+from conformance.inputs import Inputs, queries
 from conformance.status import Unsupported
 from reference.visibility import diagonal, visible
 
@@ -17,11 +17,12 @@ def attend(case: Case, inputs: Inputs) -> torch.Tensor:
     for name, asked in (("softcap", case.softcap > 0), ("ALiBi", case.alibi), ("attention sinks", case.sinks)):
         if asked:
             raise Unsupported(f"scaled_dot_product_attention has no {name}")
-    out = torch.full_like(inputs.q, torch.nan)
+    q = queries(case, inputs)
+    out = torch.full_like(q, torch.nan)
     for b, (m, n) in enumerate(zip(case.query_lens, case.seq_lens, strict=True)):
         rows = slice(case.query_starts[b], case.query_starts[b] + m)
         if m and n:
-            out[rows] = _sequence(case, inputs, b, inputs.q[rows])
+            out[rows] = _sequence(case, inputs, b, q[rows])
         else:
             out[rows] = 0
     return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conformance.case import Case
-from conformance.inputs import Inputs
+from conformance.inputs import TORCH_DTYPE, Inputs, queries
 from conformance.rounding import RoundingProfile
 
 LOG2E = math.log2(math.e)
@@ -54,7 +54,7 @@ class Flash:
     table: Callable[[Case, int, Tensor], Tensor] = lambda case, b, table: table[b]
     entries: Callable[[Case, int], int] = lambda case, end: -(-end // case.page_size)  # looked up, for so many keys
     caches: Callable[[Case, Inputs], tuple[Tensor, Tensor]] = lambda case, inputs: (inputs.k_cache, inputs.v_cache)
-    queries: Callable[[Case, Inputs], Tensor] = lambda case, inputs: inputs.q
+    queries: Callable[[Case, Inputs], Tensor] = queries
     head_dim: Callable[[int], int] = as_asked  # elements of q and K that meet
     kv_head: Callable[[Case], Tensor] = grouped
     descales: Callable[[Case, Inputs], tuple[Tensor | None, Tensor | None]] = lambda case, inputs: (
@@ -108,7 +108,7 @@ class Flash:
             rows = slice(case.query_starts[b], case.query_starts[b] + m)
             first = self.first_query(case, b)
             out[rows], lse[rows] = self._sequence(case, inputs, b, q[first : first + m])
-        return self.finish(case, out).to(inputs.q.dtype), lse
+        return self.finish(case, out).to(TORCH_DTYPE[case.dtype]), lse
 
     def _sequence(self, case: Case, inputs: Inputs, b: int, q: Tensor) -> tuple[Tensor, Tensor]:
         n, m = self.length(case, b), len(q)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from conformance.case import EXAMPLE, LAYOUTS, PAGE_ORDERS, REGIMES, BadCase, Case
 from conformance.manifest import cases
 from conformance.rounding import CACHE_DTYPES, DTYPES
+from conformance.steps import step_of
 
 PLAIN = Case(
     causal=False,
@@ -44,6 +45,15 @@ def lengths(batch: int, *, least_sum: int = 0) -> st.SearchStrategy[tuple[int, .
 
 @st.composite
 def legal_cases(draw: st.DrawFn) -> Case:
+    case = draw(decoding_cases())
+    if case.cache_dtype and case.kv_heads > 1:
+        case = replace(case, per_head_descales=draw(st.booleans()))
+    prefills = draw(st.lists(st.booleans(), min_size=case.batch, max_size=case.batch))
+    return step_of(case, draw(st.integers(1, 40)), prefills=prefills, chunk=draw(st.integers(0, 300)))
+
+
+@st.composite
+def decoding_cases(draw: st.DrawFn) -> Case:
     batch = draw(st.integers(1, 6))
     kv_heads = draw(st.integers(1, 64))
     side = st.integers(-1, 3) | st.integers(-1, 2**20)
@@ -68,6 +78,7 @@ def legal_cases(draw: st.DrawFn) -> Case:
         max_keys=draw(st.sampled_from((0, 2**20, 2**31 - 1))),
         scale=draw(st.sampled_from((0.0, 0.2, 0.0625, 1.0, 2.5))),
         fused_q=draw(st.booleans()),
+        q_dtype=draw(st.sampled_from(("", *CACHE_DTYPES))),
     )
 
 
@@ -219,6 +230,20 @@ def test_what_follows_from_the_fields() -> None:
         ({"regime": "poison"}, f"regime 'poison' is none of {', '.join(REGIMES)}"),
         ({"page_order": "lowest"}, f"page order 'lowest' is none of {', '.join(PAGE_ORDERS)}"),
         ({"cache_dtype": "int4"}, f"cache dtype 'int4' is none of {', '.join(CACHE_DTYPES)}"),
+        ({"q_dtype": "int4"}, f"q dtype 'int4' is none of {', '.join(CACHE_DTYPES)}"),
+        ({"per_head_descales": True}, "descales differ from head to head where a smaller cache has several"),
+        ({"chunk": 64}, "no sequence has a context that is taken in chunks"),
+        ({"chunk": -1}, "the decode threshold and a chunk are numbers of tokens, at most 2147483647"),
+        ({"decode_threshold": 16}, "every sequence decodes: a threshold of 16 says nothing"),
+        (
+            {"decode_threshold": 8, "query_lens": (16, 8)},
+            "a batch holds its decodes first, then its extends, then its prefills",
+        ),
+        (
+            {"decode_threshold": 8, "seq_lens": (1000, 9)},
+            "16 tokens of a prompt are more than the 9 keys of its sequence",
+        ),
+        ({"decode_threshold": 8, "window": (9, 9), "chunk": 64}, "no sequence has a context that is taken in chunks"),
     ],
 )
 def test_fields_that_describe_no_call(fields: dict[str, Any], sentence: str) -> None:
@@ -251,6 +276,8 @@ def mutant(old: str, new: str) -> str:
         (mutant("-packed", "-max0-packed"), f"{mutant('-packed', '-max0-packed')!r} is written {EXAMPLE!r}"),
         (mutant("-packed", "-scale0-packed"), f"{mutant('-packed', '-scale0-packed')!r} is written {EXAMPLE!r}"),
         (mutant("-packed", "-table1x-packed"), f"{mutant('-packed', '-table1x-packed')!r} is written {EXAMPLE!r}"),
+        (mutant("decode", "extend"), f"{mutant('decode', 'extend')!r} is written {EXAMPLE!r}"),
+        (mutant("-pa", "-t8-pa"), f"{mutant('-pa', '-t8-pa')!r} is written {'extend' + mutant('-pa', '-t8-pa')[6:]!r}"),
         (mutant("bf16", "int8"), "dtype 'int8' is none of bf16, fp16"),
         (mutant("h32:8", "h32:5"), "32 query heads cannot share 5 KV heads evenly"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 from conformance import inputs as inputs_module
 from conformance.block_tables import FIRST_HIGH_PAGE, SPARE_PAGES
 from conformance.case import LAYOUTS, PAGE_ORDERS, REGIMES, BadCase, Case
-from conformance.inputs import TORCH_DTYPE, Inputs, make
+from conformance.inputs import TORCH_DTYPE, Inputs, make, queries
 from conformance.manifest import cases
 from conformance.rounding import CACHE_DTYPES, DTYPES
 
@@ -28,29 +28,29 @@ def ids(case: Case) -> str:
 # -- the bits ----------------------------------------------------------------------------------------------------------
 
 DIGESTS = {
-    "decode-noncausal-bf16-b2-q16-h8:2-d128-p16-kv100+260-packed-needle": "289df4f769682948",
-    "decode-causal-fp16-b3-q6+0+2-h4:2-d64-p16-kv90+20+33-contiguous-needle": "767dc4b6b7388d17",
-    "decode-noncausal-fp16-b2-q17-h4:1-d64-p32-kv160+161-packed-random": "804b77facb9cabce",
-    "decode-noncausal-fp16-b1-q4-h6:1-d128-p8-kv96-interleaved-random": "120d443587b9b962",
-    "decode-causal-bf16-b1-q9-h5:1-d96-p1-kv70-contiguous-random": "9e72ec0da51a2b7f",
-    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv150+40-w20:4-table2x-interleaved-needle": "169de88fba84c00d",
-    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.pages": "021f67a132dea3ff",
-    "decode-causal-fp16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails": "55c4a4f3657dbc8a",
-    "decode-causal-bf16-b2-q1-h4:2-d64-p16-kv700+37-contiguous-poison.garbage": "ff47373225877394",
-    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-softcap30-packed-random": "37dd2772f62ea637",
-    "decode-causal-bf16-b2-q4-h8:2-d64-p16-kv100+37-alibi-packed-random": "50fa5ee087021e99",
-    "decode-causal-fp16-b2-q4-h4:2-d64-p16-kv100+37-sinks-packed-random": "d3a6b198582cf13d",
-    "decode-noncausal-bf16-b2-q8-h6:2-d80-p16-kv100+37-padded-shifted": "280031b6926dc42c",
-    "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "6740c0c73aece86f",
-    "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "367616ec619501ca",
-    "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv100+37+60-pages.shared-packed-onehot": "5432201c7fc7cf90",
-    "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "523f1fc1cb114585",
-    "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-table2x-packed-poison.table": "edc022d2e00064c2",
-    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "3733ee2d881e423e",
-    "decode-causal-fp16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-poison.garbage": "294465723176a1fb",
-    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e5m2-packed-shifted": "be1a0e4526671f05",
-    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-max4096-scale0.2-packed-needle": "cee671bcfbd66366",
-    "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-scale0.05-q.fused-packed-shifted": "319c8bfb5cbef00d",
+    "decode-noncausal-bf16-b2-q16-h8:2-d128-p16-kv100+260-packed-needle": "66f46a8dc7888c47",
+    "decode-causal-fp16-b3-q6+0+2-h4:2-d64-p16-kv90+20+33-contiguous-needle": "685f2d0ecb7c2a22",
+    "decode-noncausal-fp16-b2-q17-h4:1-d64-p32-kv160+161-packed-random": "fdd811d250714848",
+    "decode-noncausal-fp16-b1-q4-h6:1-d128-p8-kv96-interleaved-random": "fbb1a8fd32864ec5",
+    "decode-causal-bf16-b1-q9-h5:1-d96-p1-kv70-contiguous-random": "937263cd7b856eaa",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv150+40-w20:4-table2x-interleaved-needle": "be3a95a76ccb2daf",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.pages": "3ca1831e56566166",
+    "decode-causal-fp16-b2-q8-h4:2-d64-p16-kv100+37-packed-poison.tails": "ed51fc6bf1723c44",
+    "decode-causal-bf16-b2-q1-h4:2-d64-p16-kv700+37-contiguous-poison.garbage": "dd2480e9f4a24d0b",
+    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-softcap30-packed-random": "716d8d87106240a6",
+    "decode-causal-bf16-b2-q4-h8:2-d64-p16-kv100+37-alibi-packed-random": "d82ad3b5c71f8dcb",
+    "decode-causal-fp16-b2-q4-h4:2-d64-p16-kv100+37-sinks-packed-random": "b61ca169c85ab43e",
+    "decode-noncausal-bf16-b2-q8-h6:2-d80-p16-kv100+37-padded-shifted": "eda69741f8287539",
+    "decode-causal-fp16-b2-q8-h4:2-d72-p16-kv100+37-sliced-large": "98648c6713efae34",
+    "decode-noncausal-bf16-b2-q2-h2:1-d64-p1-kv30+7-pages.high-packed-needle": "70f5161f649ffa20",
+    "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv100+37+60-pages.shared-packed-onehot": "e6bbdbee32e0880a",
+    "decode-noncausal-fp16-b2-q3-h4:2-d64-p16-kv100+37-pages.ascending-contiguous-constant": "a2ac9c6d2d3f221a",
+    "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-table2x-packed-poison.table": "1ad69e2a5d4698ea",
+    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-needle": "96b5767db394f913",
+    "decode-causal-fp16-b2-q3-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-poison.garbage": "b70c153e166501e9",
+    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-cache.e5m2-packed-shifted": "baa22ca862410655",
+    "decode-causal-bf16-b2-q3-h4:2-d64-p16-kv100+37-max4096-scale0.2-packed-needle": "573a7f740d8416e5",
+    "decode-noncausal-bf16-b2-q3-h4:2-d64-p16-kv100+37-scale0.05-q.fused-packed-shifted": "1cbc38eb27ebcbf2",
 }
 """A result is keyed by case and `inputs.VERSION`: if a digest changes here, raise VERSION, or old results lie."""
 
@@ -156,7 +156,7 @@ def test_making_inputs_twice_gives_separate_memory() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Inputs)])
 def test_a_digest_sees_every_argument(name: str) -> None:
-    case = Case.parse("decode-causal-bf16-b2-q1-h2:1-d64-p4-kv9+3-alibi-sinks-cache.e5m2-packed-random")
+    case = Case.parse("mixed-causal-bf16-b2-q1+3-h2:1-d64-p4-kv9+5-alibi-sinks-cache.e5m2-q.e5m2-t1-packed-random")
     made = make(case)
     value = getattr(made, name)
     if isinstance(value, Tensor):
@@ -171,7 +171,7 @@ def test_arguments_have_the_shapes_and_dtypes_that_kernels_take(case: Case) -> N
     made, dtype, stored = make(case), TORCH_DTYPE[case.dtype], TORCH_DTYPE[case.cache_dtype or case.dtype]
     pool = sum(case.pages) + SPARE_PAGES
     expected = {
-        "q": (dtype, (case.tokens, case.q_heads, case.head_dim)),
+        "q": (TORCH_DTYPE[case.q_dtype or case.dtype], (case.tokens, case.q_heads, case.head_dim)),
         "k_cache": (stored, (pool, case.page_size, case.kv_heads, case.head_dim)),
         "v_cache": (stored, (pool, case.page_size, case.kv_heads, case.head_dim)),
         "block_table": (torch.int32, (case.batch, max(1, *case.pages) * case.table_width)),
@@ -181,6 +181,9 @@ def test_arguments_have_the_shapes_and_dtypes_that_kernels_take(case: Case) -> N
         "sinks": (torch.float32, (case.q_heads,)) if case.sinks else None,
         "k_descale": (torch.float32, (case.batch, case.kv_heads)) if case.cache_dtype else None,
         "v_descale": (torch.float32, (case.batch, case.kv_heads)) if case.cache_dtype else None,
+        "q_descale": (torch.float32, (case.batch, case.kv_heads)) if case.q_dtype else None,
+        "key": None if case.step == "decode" else (dtype, (case.tokens, case.kv_heads, case.head_dim)),
+        "value": None if case.step == "decode" else (dtype, (case.tokens, case.kv_heads, case.head_dim)),
     }
     for name, want in expected.items():
         tensor = getattr(made, name)
@@ -286,3 +289,73 @@ def test_moving_keeps_none() -> None:
     moved = make(SMOKE[0]).to(torch.device("cpu"))
     assert moved.alibi_slopes is None
     assert moved.sinks is None
+
+
+# -- the new tokens of a step ------------------------------------------------------------------------------------------
+
+STEPS = [
+    Case.parse(text)
+    for text in (
+        "prefill-causal-bf16-b2-q100+37-h8:2-d64-p16-kv100+37-t1-packed-random",
+        "extend-noncausal-fp16-b2-q20+33-h4:2-d64-p16-kv100+150-t8-chunk64-interleaved-needle",
+        "mixed-causal-bf16-b4-q8+20+9+33-h6:2-d32-p16-kv100+150+9+33-q.fused-t8-packed-random",
+        "extend-causal-bf16-b2-q20+33-h6:3-d64-p16-kv100+150-cache.e4m3fn-descale.head-t1-packed-random",
+        "extend-causal-bf16-b1-q20-h6:3-d64-p16-kv100-cache.e4m3fn-q.fused-q.e4m3fn-t1-packed-shifted",
+    )
+]
+
+
+@pytest.mark.parametrize("case", STEPS, ids=ids)
+def test_new_tokens_are_what_the_caches_hold_of_them(case: Case) -> None:
+    made = make(case)
+    assert made.key is not None
+    assert made.value is not None
+    for b, (m, n, kind) in enumerate(zip(case.query_lens, case.seq_lens, case.kinds, strict=True)):
+        rows = slice(case.query_starts[b], case.query_starts[b] + m)
+        for new, cache, descale in (
+            (made.key, made.k_cache, made.k_descale),
+            (made.value, made.v_cache, made.v_descale),
+        ):
+            if kind == "decode":
+                assert new[rows].isnan().all()
+                continue
+            held = cache[made.block_table[b].long()].flatten(0, 1)[n - m : n].double()
+            held *= 1 if descale is None else descale[b][:, None].double()
+            assert torch.equal(new[rows].double(), held)
+
+
+def test_new_tokens_are_heads_of_the_fused_projection() -> None:
+    """As vLLM has them: q, then K, then V, in one row a token."""
+    made = make(STEPS[2])
+    q, key, value = made.q, made.key, made.value
+    assert key is not None
+    assert value is not None
+    assert q.stride() == key.stride() == value.stride() == ((6 + 2 + 2) * 32, 32, 1)
+    assert key.data_ptr() - q.data_ptr() == 6 * 32 * 2
+    assert value.data_ptr() - key.data_ptr() == 2 * 32 * 2
+
+
+def test_a_cache_whose_heads_have_descales_of_their_own_stores_the_same_values() -> None:
+    one, other = (
+        make(Case.parse(f"decode-causal-bf16-b1-q2-h6:3-d64-p16-kv40-cache.e5m2-{word}packed-constant"))
+        for word in ("", "descale.head-")
+    )
+    assert one.k_descale is not None
+    assert other.k_descale is not None
+    assert (other.k_descale / one.k_descale).tolist() == [[1.0, 2.0, 4.0]]
+    # Seeds differ, since ids do; but a constant value is one number a head, dequantised, in either.
+    assert other.v_descale is not None
+    values = other.v_cache.double() * other.v_descale[0].double()[:, None]
+    rows = values[other.block_table[0].long()].flatten(0, 1)[:40]
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+
+
+def test_queries_in_a_smaller_dtype_are_exact_in_the_output_s() -> None:
+    case = Case.parse("decode-causal-bf16-b2-q3-h4:2-d64-p16-kv40+30-q.e4m3fnuz-packed-random")
+    made = make(case)
+    assert made.q.dtype == torch.float8_e4m3fnuz
+    assert made.q_descale is not None
+    exact = queries(case, made)
+    assert exact.dtype == torch.bfloat16
+    assert torch.equal(exact.double(), made.q.double() * float(made.q_descale[0, 0]))
+    assert 0.8 < float(exact.double().std()) < 1.2

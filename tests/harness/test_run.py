@@ -246,7 +246,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "one case of two": (["run", "--case", CASE, "--case", CASE + "x"], "regime 'randomx' is none of random, needle"),
     "relation": (["run", "--case", f"nope/{CASE}"], "no relation is called 'nope': there are repeated, "),
     "relation of a case": (["run", "--case", "repeated/garbage"], "not a case id: 'garbage'"),
-    "relation that does not apply": (["run", "--case", f"batch.permuted/{CASE}"], "needs several sequences, which"),
+    "relation that does not apply": (["run", "--case", f"batch.permuted/{CASE}"], "needs several sequences of one"),
     "relation of what is only built": (
         ["run", "--backend", "tests.harness.answers:right", "--target", "compile:gfx942", "--case", f"repeated/{CASE}"],
         "a compile target has no answers, so no relation between them can be checked: repeated/",
