@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.axes import LONGEST_DRAFT
-from conformance.case import Case
+from conformance.case import DECODE, EXTEND, PREFILL, Case
 from conformance.check import Check
 from conformance.contexts import THRESHOLD
 from conformance.graphs import GRAPHS, GraphRelation
@@ -54,23 +54,18 @@ def _case(name: str, meaning: str, holds: Callable[[Case], bool]) -> Feature:
 
 
 def _steps(kind: str, meaning: str) -> tuple[Feature, Feature]:
-    """The two features of batches in which some sequence is of that kind."""
+    """The two features of batches in which some sequence does that."""
     return (
         _step(f"non-causal {kind}", f"{meaning}, each query sees every key",
-              lambda case: not case.causal and kind in kinds(case)),
+              lambda case: not case.causal and kind in case.kinds),
         _step(f"causal {kind}", f"{meaning}, each query sees the keys up to its own",
-              lambda case: case.causal and kind in kinds(case)),
+              lambda case: case.causal and kind in case.kinds),
     )  # fmt: skip
-
-
-def kinds(case: Case) -> tuple[str, ...]:
-    """What each sequence of the batch does: decode, extend or prefill."""
-    return ("decode",) * case.batch
 
 
 def _decoded(case: Case) -> list[int]:
     """Queries of each sequence that decodes."""
-    return [m for m, kind in zip(case.query_lens, kinds(case), strict=True) if kind == "decode"]
+    return [m for m, kind in zip(case.query_lens, case.kinds, strict=True) if kind == DECODE]
 
 
 def _most_decoded(case: Case) -> int:
@@ -102,13 +97,15 @@ def _head_dim(dim: int) -> Feature:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 FEATURES = (
-    *_steps("decode", "one token or a draft after a context"),
-    *_steps("extend", "new tokens, more than a decode has, after a context"),
-    *_steps("prefill", "a prompt without a context"),
+    *_steps(DECODE, "one token or a draft after a context"),
+    *_steps(EXTEND, "new tokens, more than a decode has, after a context"),
+    *_steps(PREFILL, "a prompt without a context"),
     _case("mixed batch", "decodes, extends and prefills, two of the three or all, in one call",
-          lambda case: len(set(kinds(case))) > 1),
+          lambda case: len(set(case.kinds)) > 1),
     _case("extend with a window", "an extend in which each query sees so many keys to its left",
-          lambda case: "extend" in kinds(case) and _left(case)),
+          lambda case: EXTEND in case.kinds and _left(case)),
+    _case("extend in chunks", "the context of an extend is attended so many keys at a time",
+          lambda case: case.chunk > 0),
     _case("single token", "every sequence that decodes has one query", lambda case: _most_decoded(case) == 1),
     _case("draft", f"a decode of 2 to {LONGEST_DRAFT} queries", lambda case: 2 <= _most_decoded(case) <= LONGEST_DRAFT),
     _case("longer decode", f"a decode of more than {LONGEST_DRAFT} queries",
@@ -131,6 +128,8 @@ FEATURES = (
     _case("fp8 cache e4m3fn", "K and V stored in OCP's float8", lambda case: case.cache_dtype == "e4m3fn"),
     _case("fp8 cache e4m3fnuz", "K and V stored in the float8 of gfx942", lambda case: case.cache_dtype == "e4m3fnuz"),
     _case("fp8 cache e5m2", "K and V stored in e5m2", lambda case: case.cache_dtype == "e5m2"),
+    _case("fp8 queries", "queries stored in float8, with a descale", lambda case: bool(case.q_dtype)),
+    _case("per-head descales", "a descale for each KV head", lambda case: case.per_head_descales),
     _case("fp16", "float16 queries and output", lambda case: case.dtype == "fp16"),
     _case("bf16", "bfloat16 queries and output", lambda case: case.dtype == "bf16"),
 

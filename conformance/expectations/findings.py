@@ -3,7 +3,7 @@
 An entry is one of expectations', with two fields more, both optional:
 
     [[finding]]
-    match = "*decode-causal-*"
+    match = "*-causal-*"
     features = ["short contexts"]   # features that a check has, all of them: conformance.features
     path = "unified"                # globs on the path that a check took; or "any", which is also what is meant without
     ...

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.check import Check
-from conformance.features import kinds
 from conformance.matrix.columns import Result
 
 NONE = "no path"
@@ -42,9 +41,10 @@ def _would_take(case: Case, taken: Mapping[Hashable, set[tuple[str, ...]]]) -> t
 
 def _from_fine_to_coarse(case: Case) -> Iterable[Hashable]:
     """What a dispatch may choose by, in tuples of unlike lengths: each kind is part of the next."""
-    steps = case.causal, tuple(sorted(set(kinds(case))))
-    ragged = len(set(case.query_lens)) > 1
-    yield *steps, ragged, max(case.query_lens) == 1, case.window[0] >= 0, case.cache_dtype
-    yield *steps, ragged, max(case.query_lens) == 1
+    steps = case.causal, tuple(sorted(set(case.kinds)))
+    decoded = {m for m, kind in zip(case.query_lens, case.kinds, strict=True) if kind == DECODE}
+    ragged, single = len(decoded) > 1, decoded == {1}
+    yield *steps, ragged, single, case.window[0] >= 0, case.cache_dtype, case.q_dtype
+    yield *steps, ragged, single, case.window[0] >= 0
     yield *steps, ragged
     yield steps

@@ -1,6 +1,5 @@
 """Features: every check of every tier has a step, and each rule says what its words say, on both sides of its edge."""
 
-from collections import Counter
 from functools import cache
 
 import pytest
@@ -36,10 +35,9 @@ def test_every_check_of_every_tier_has_a_step() -> None:
         assert any(feature.step for feature in of(check)), check.id
 
 
-def test_every_feature_is_that_of_some_check() -> None:
-    """Those that no tier has are those whose cases no tier has: a new one must not be empty by mistake."""
-    counts = Counter(feature.name for check in every_check() for feature in of(check, [{"lse": 0.1}]))
-    assert {feature.name for feature in FEATURES} - set(counts) == set()
+def test_every_feature_is_that_of_some_check_of_a_tier_or_of_these_tests() -> None:
+    of_tiers = {feature.name for check in every_check() for feature in of(check, [{"lse": 0.1}])}
+    assert {feature.name for feature in FEATURES} - of_tiers <= EDGES.keys() | STEPS.keys()
 
 
 def test_no_two_features_have_one_name_and_all_say_what_they_are() -> None:
@@ -69,6 +67,9 @@ EDGES: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "scale": (("-packed", "-scale0.5-packed"), ("", "")),
     "fp8 cache e4m3fn": (("-packed", "-cache.e4m3fn-packed"), ("-packed", "-cache.e4m3fnuz-packed")),
     "fp8 cache e4m3fnuz": (("-packed", "-cache.e4m3fnuz-packed"), ("-packed", "-cache.e4m3fn-packed")),
+    "fp8 cache e5m2": (("-packed", "-cache.e5m2-packed"), ("-packed", "-cache.e4m3fn-packed")),
+    "fp8 queries": (("-packed", "-q.e4m3fn-packed"), ("-packed", "-cache.e4m3fn-packed")),
+    "per-head descales": (("-packed", "-cache.e4m3fn-descale.head-packed"), ("-packed", "-cache.e4m3fn-packed")),
     "fp16": (("bf16", "fp16"), ("", "")),
     "contiguous cache": (("packed", "contiguous"), ("packed", "padded")),
     "other layouts": (("packed", "sliced"), ("packed", "contiguous")),
@@ -104,6 +105,42 @@ def test_a_feature_begins_and_ends_where_it_says(name: str) -> None:
     inside, outside = EDGES[name]
     assert name in names(plain(inside))
     assert name not in names(plain(outside))
+
+
+STEPS = {
+    "causal prefill": ("prefill-causal-bf16-b2-q100+37-h4:2-d64-p16-kv100+37-t8-packed-random",
+                       "extend-causal-bf16-b2-q99+36-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "non-causal prefill": ("mixed-noncausal-bf16-b2-q20+37-h4:2-d64-p16-kv100+37-t8-packed-random",
+                           "mixed-causal-bf16-b2-q20+37-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "causal extend": ("extend-causal-bf16-b2-q9-h4:2-d64-p16-kv100+37-t8-packed-random",
+                      "mixed-causal-bf16-b2-q8+37-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "non-causal extend": ("mixed-noncausal-bf16-b2-q8+9-h4:2-d64-p16-kv100+37-t8-packed-random",
+                          "prefill-noncausal-bf16-b2-q100+37-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "mixed batch": ("mixed-causal-bf16-b2-q8+9-h4:2-d64-p16-kv100+37-t8-packed-random",
+                    "extend-causal-bf16-b2-q9-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "extend with a window": ("extend-causal-bf16-b2-q9-h4:2-d64-p16-kv100+37-w9:inf-t8-packed-random",
+                             "prefill-causal-bf16-b2-q100+37-h4:2-d64-p16-kv100+37-w9:inf-t8-packed-random"),
+    "extend in chunks": ("extend-causal-bf16-b2-q9-h4:2-d64-p16-kv100+37-t8-chunk64-packed-random",
+                         "extend-causal-bf16-b2-q9-h4:2-d64-p16-kv100+37-t8-packed-random"),
+    "causal decode": ("mixed-causal-bf16-b2-q8+9-h4:2-d64-p16-kv100+37-t8-packed-random",
+                      "mixed-causal-bf16-b2-q9+37-h4:2-d64-p16-kv100+37-t8-packed-random"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_is_that_of_a_sequence(name: str) -> None:
+    inside, outside = STEPS[name]
+    assert name in names(inside)
+    assert name not in names(outside)
+
+
+def test_what_decodes_in_a_mixed_batch_says_what_a_decode_is() -> None:
+    """A prompt of any length beside it makes no draft longer and no batch of drafts ragged."""
+    mixed = "mixed-causal-bf16-b4-q{}+20+33-h4:2-d64-p16-kv100+9+150+33-t8-packed-random"
+    assert names(mixed.format("4x2")) > {"draft", "speculative verify", "mixed batch"}
+    assert not names(mixed.format("4x2")) & {"ragged", "longer decode", "single token"}
+    assert names(mixed.format("1x2")) > {"single token"}
+    assert names(mixed.format("1+4")) > {"ragged", "draft"}
 
 
 def test_a_window_has_the_sides_that_cut_something() -> None:

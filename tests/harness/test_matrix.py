@@ -253,7 +253,9 @@ def test_committed_findings_name_checks_of_some_tier_and_places_that_are_there()
     committed = found.committed()
     expectations.refuse_idle([entry.failure for entry in committed], [])
     headings = re.findall(r"^#+ (.*)", (Path(__file__).parents[2] / "docs/findings.md").read_text(), re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    anchors = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }  # as GitHub makes them
     for entry in committed:
         file, _, anchor = entry.failure.issue.partition("#")
         assert file == "docs/findings.md"
