@@ -45,10 +45,10 @@ class System:
 
     @property
     def name(self) -> str:
-        """`aiter 0.1.20.post1`; of a commit between versions without what git adds; `vllm 0.33.0, aiter 0.1.16`."""
+        """`aiter 0.1.20.post1`; of a commit between versions without what git adds; `vllm 0.33.0 on aiter 0.1.16`."""
         version = self.version.partition("+")[0]
         if self.package:
-            return f"{self.backend} {self.package}" + (f", aiter {version}" if version else "")
+            return f"{self.backend} {self.package}" + (f" on aiter {version}" if version else "")
         return f"{self.backend} {version}".strip()
 
     @property
@@ -125,13 +125,19 @@ def _cut(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The plans of which not all results are there, in one record or in several together."""
     plans: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        plans[str(record.run.get("plan", {}).get("digest"))].append(record)
-    return [some[0].run.get("plan", {}) for digest, some in plans.items()
+        plans[str(_plan(record).get("digest"))].append(record)
+    return [_plan(some[0]) for digest, some in plans.items()
             if not any(map(_is_whole, some)) and not _hold(digest, some)]  # fmt: skip
 
 
 def _is_whole(record: Record) -> bool:
-    return record.complete and "shard" not in record.run.get("plan", {})
+    return record.complete and "shard" not in _plan(record)
+
+
+def _plan(record: Record) -> dict[str, Any]:
+    """What its run was a part of; nothing where its header does not say."""
+    plan = record.run.get("plan")
+    return plan if isinstance(plan, dict) else {}
 
 
 def _hold(plan: str, records: Iterable[Record]) -> bool:

@@ -301,6 +301,16 @@ def test_what_a_cut_run_of_a_tier_lacks_is_not_run(command: Callable[..., Done],
     assert re.search(r"^  softcap +\? 0/0/\d+ not run \d+$", done.out, re.MULTILINE)
 
 
+def test_a_record_that_names_no_plan_is_as_complete_as_its_footer_says(record: RecordOf) -> None:
+    for name, cut in (("whole", False), ("cut", True)):
+        path = record(name, {PLAIN: PASS}, cut=cut)
+        header, *lines = path.read_text().splitlines()
+        without = json.loads(header)
+        without["run"]["plan"] = None
+        path.write_text("\n".join([json.dumps(without), *lines]) + "\n")
+        assert of_records([path])[0].complete is not cut
+
+
 def test_a_result_takes_the_place_of_none(record: RecordOf) -> None:
     for order in (1, -1):
         paths = [record(f"none{order}", {PLAIN: NOT_RUN}), record(f"some{order}", {PLAIN: PASS})]
@@ -323,7 +333,7 @@ def test_a_backend_that_is_a_version_of_a_package_says_so(record: RecordOf) -> N
     one = record("one", {PLAIN: PASS}, "0.1.21.dev46+ge4048607a5", backend="vllm", vllm="0.33.0", torch="2.13")
     two = record("two", {PLAIN: PASS}, "", backend="torch", torch="2.13")
     assert [column.system.name for column in of_records([one, two])] == [
-        "vllm 0.33.0, aiter 0.1.21.dev46",
+        "vllm 0.33.0 on aiter 0.1.21.dev46",
         "torch 2.13",
     ]
 
