@@ -94,14 +94,17 @@ def _head_dim(dim: int) -> Feature:
     return _case(f"head dim {dim}", f"heads of {dim} elements", lambda case: case.head_dim == dim)
 
 
+MIXED = _case("mixed batch", "decodes, extends and prefills, two of the three or all, in one call",
+              lambda case: len(set(case.kinds)) > 1)  # fmt: skip
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 FEATURES = (
     *_steps(DECODE, "one token or a draft after a context"),
     *_steps(EXTEND, "new tokens, more than a decode has, after a context"),
     *_steps(PREFILL, "a prompt without a context"),
-    _case("mixed batch", "decodes, extends and prefills, two of the three or all, in one call",
-          lambda case: len(set(case.kinds)) > 1),
+    MIXED,
     _case("extend with a window", "an extend in which each query sees so many keys to its left",
           lambda case: EXTEND in case.kinds and _left(case)),
     _case("extend in chunks", "the context of an extend is attended so many keys at a time",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain
 
 from conformance import features
 from conformance.case import BadCase
@@ -17,7 +17,7 @@ from conformance.expectations.findings import Finding, committed
 from conformance.expectations.order import within
 from conformance.features import FEATURES, Feature
 from conformance.matrix.columns import Column, Result
-from conformance.matrix.paths import NONE, paths, taken_by
+from conformance.matrix.paths import NONE, SEVERAL, paths, places, taken_by
 from conformance.record import BadRecord, fails
 from conformance.status import Status
 from conformance.summary import status_word
@@ -158,9 +158,9 @@ def matrix(columns: Sequence[Column], findings: Iterable[Finding] | None = None)
         came = {name: explain.came(name, having[name], ways[name]) for name in checks}
         everything.append(came)
         for name, one in came.items():
-            for path, feature in product(ways[name], having[name]):
+            for path, feature in places(ways[name], having[name]):
                 cells[path, feature.name][at].append(one)
-    order = sorted({path for path, _ in cells}, key=lambda path: (path == NONE, path))
+    order = sorted({path for path, _ in cells}, key=lambda path: (path in (SEVERAL, NONE), path == NONE, path))
     rows = [Row(path, feature, tuple(Cell(tuple(some)) for some in cells[path, feature.name]))
             for path in order for feature in FEATURES if (path, feature.name) in cells]  # fmt: skip
     return Matrix(list(columns), rows, everything)

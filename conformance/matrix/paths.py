@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from conformance.case import DECODE, Case
 from conformance.check import Check
+from conformance.features import MIXED, Feature
 from conformance.matrix.columns import Result
 
 NONE = "no path"
 """Where nothing answered, and nothing tells what would have."""
+
+SEVERAL = "several paths"
+"""Where the parts of a batch go by paths of their own."""
+
+
+def places(own: Sequence[str], features: Sequence[Feature]) -> Iterator[tuple[str, Feature]]:
+    """The rows in which a check stands that took these paths and has these features.
+
+    What a mixed batch has, no single part of it need have: of the rows of a part's path it is in `MIXED` alone.
+    """
+    yield from ((own[0] if len(own) == 1 else SEVERAL, feature) for feature in features)
+    if len(own) > 1 and MIXED in features:
+        yield from ((path, MIXED) for path in own)
 
 
 def paths(checks: Mapping[str, Check], results: Mapping[str, Result]) -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from conformance.expectations import BadExpectations
 from conformance.expectations import findings as found
 from conformance.expectations.findings import Finding
 from conformance.matrix import FORMATS, Cell, Matrix, State, matrix, of_records
-from conformance.matrix.paths import NONE
+from conformance.matrix.paths import NONE, SEVERAL
 from conformance.matrix.shown import SIGNS
 from conformance.plan import Plan
 from conformance.record import Writer, digest
@@ -180,11 +180,17 @@ def test_a_relation_over_two_paths_stands_under_its_first(record: RecordOf) -> N
     assert cell(failing, "kvcache", "agreement").state is State.FINDING, "one of the two may be the cause"
 
 
-def test_each_part_of_a_batch_has_its_path(record: RecordOf) -> None:
-    results = {PLAIN: PASS, SHORT: NONFINITE | {"path": "unified+prefill.mha"}}
-    some = of(record("one", results), findings=[finding(path="prefill.*")])
-    assert cell(some, "unified", "causal decode").counts == {State.PASS: 1, State.FINDING: 1}
-    assert cell(some, "prefill.mha", "causal decode").counts == {State.FINDING: 1}
+def test_a_batch_whose_parts_go_several_ways_is_a_mixed_batch_in_each(record: RecordOf) -> None:
+    """A window that it has says nothing of a part that could go without: it has one row of each path, and its own."""
+    mixed = "mixed-causal-bf16-b2-q8+9-h4:2-d64-p16-kv100+37-w9:inf-t8-packed-random"
+    results = {PLAIN: PASS, mixed: NONFINITE | {"path": "unified+extend.window.mha"}}
+    some = of(record("one", results), findings=[finding(path="extend.*")])
+    assert cell(some, "unified", "mixed batch").counts == {State.FINDING: 1}
+    assert cell(some, "extend.window.mha", "mixed batch").counts == {State.FINDING: 1}
+    assert {row.feature.name for row in some.rows if row.path == "extend.window.mha"} == {"mixed batch"}
+    assert cell(some, "unified", "causal decode").counts == {State.PASS: 1}
+    assert cell(some, SEVERAL, "causal decode").counts == {State.FINDING: 1}
+    assert cell(some, SEVERAL, "window left").counts == {State.FINDING: 1}
 
 
 # -- findings ----------------------------------------------------------------------------------------------------------
