@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
                              help="known gaps, beside those that come with the suite; may be repeated")  # fmt: skip
         command.add_argument("--no-expectations", action="store_true", default=None,
                              help="leave out the list of gaps that comes with the suite")  # fmt: skip
-    tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
+    tiers = ", ".join((*manifest.TIERS, *manifest.GROUPS, manifest.FUZZ))
     run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
@@ -232,6 +232,8 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
         "AITER": f"{system.source.described}, {system.source.root}" if system.source else "none",
         "expectations": "; ".join(expected.notes) or "none apply",
     }
+    if system.source and system.backend.describe:
+        would |= system.backend.describe(system.source)
     try:
         target = system.start()
     except NotReady as e:

@@ -189,7 +189,7 @@ def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sink
 
 
 def _stored(q: Tensor, case: Case) -> Tensor:
-    """The queries in the dtype that the kernel gets. What is too large becomes the largest, where float8 makes it NaN."""
+    """The queries in the dtype that the kernel gets; what is too large for a float8 becomes its largest number."""
     if not case.q_dtype:
         return q
     dtype = TORCH_DTYPE[case.q_dtype]

@@ -48,6 +48,7 @@ class Backend:
     targets: tuple[str, ...] = ("cpu", "gpu", "interpreter", "compile")
     needs_aiter: bool = False
     prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
+    describe: Callable[[AiterSource], dict[str, str]] | None = None  # what `doctor` should say of an AITER
     capturable: bool = False  # claims that `attend` may run while a graph is captured: it reads no value of the device
 
     def answer(self, case: Case, inputs: Inputs) -> Answer:
@@ -80,5 +81,6 @@ def load(name: str) -> Backend:
     if name not in names():
         raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
     module = importlib.import_module(f"{__name__}.{name}")
-    prepare, capturable = getattr(module, "prepare", None), getattr(module, "CAPTURABLE", False)
-    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, prepare, capturable)
+    prepare, describe = getattr(module, "prepare", None), getattr(module, "describe", None)
+    capturable = getattr(module, "CAPTURABLE", False)
+    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, prepare, describe, capturable)
