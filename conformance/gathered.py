@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conformance.case import Case
 from conformance.inputs import Inputs
+from conformance.status import Unsupported
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,34 @@ def stored(inputs: Inputs, where: Slots) -> tuple[Tensor, Tensor]:
         return values if descale is None else (values.float() * descale[where.sequence][..., None]).to(inputs.q.dtype)
 
     return take(inputs.k_cache, inputs.k_descale), take(inputs.v_cache, inputs.v_descale)
+
+
+def new_tokens(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """K and V [T, Hkv, D] of the queries' own tokens: as the layer computed them, or as the caches have them.
+
+    Raises Unsupported where a sequence has more queries than keys, so that some of its tokens have neither.
+    """
+    first = [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)]
+    if min(first) < 0:
+        raise Unsupported("of a sequence with more queries than keys some tokens have no key that could be passed on")
+    return stored(inputs, slots(case, inputs, first, case.seq_lens))
+
+
+def context(case: Case, inputs: Inputs) -> Slots:
+    """Where the keys before the queries' own tokens lie; for batches of which `new_tokens` has them all."""
+    return slots(case, inputs, [0] * case.batch, [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)])
+
+
+def as_rows(k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Both caches as rows that pages are cut from, [R, Hkv, D], and how many rows lie from one page to the next.
+
+    Views: rows between the pages of a cache are another's, or another head's, and are never asked for. Raises
+    Unsupported where pages lie no whole number of rows apart, or K's otherwise than V's.
+    """
+    apart = {cache.stride(0) / cache.stride(1) for cache in (k_cache, v_cache)}
+    if len(apart) > 1 or not min(apart).is_integer():
+        raise Unsupported("pages that are not the same whole number of rows apart in K and in V")
+    step, (pages, page_size, heads, head_dim) = int(min(apart)), k_cache.shape
+    size = ((pages - 1) * step + page_size, heads, head_dim)
+    k, v = (x.as_strided(size, x.stride()[1:], x.storage_offset()) for x in (k_cache, v_cache))
+    return k, v, step
