@@ -31,8 +31,8 @@ CASE_NOISE_LIMIT = 1.25
 COHERENT_SUM = 2.0
 """Energy of the partial sums of equal terms added in halves, over that of their sum: 1 + 1/2 + 1/4 + ..."""
 
-LIKELY_SCORE = 4.0
-"""Square of a score that has weight, over B_k: one of two standard deviations."""
+LIKELY_SCORE = 9.0
+"""Square of a score that has weight, over B_k: of three standard deviations, as the largest of some hundred has."""
 
 ROW_NOISE_LIMIT = 6.0
 """The same for one (query, head) row, whose D errors share a few dominant weights and so scatter far more."""
