@@ -41,7 +41,7 @@ class Entry:
         return self.kernel(*arguments, **named)
 
     def decline(self, *lacking: tuple[str, bool]) -> None:
-        """Raises Unsupported for the first feature that is asked for: (what the function has no parameter for, asked)."""
+        """Raises Unsupported for the first of these that is asked for: (what there is no parameter for, is it asked for)."""
         for feature, asked in lacking:
             if asked:
                 raise Unsupported(f"{self.function} has no {feature}")

@@ -15,7 +15,7 @@ from conformance.status import Unsupported
 
 @dataclass(frozen=True)
 class Slots:
-    """Where keys lie, in the order of their sequences: `sequence`, `page` and `row` int64 [N], `starts` int32 [B + 1]."""
+    """Where keys lie, sequence by sequence: `sequence`, `page` and `row` int64 [N], `starts` int32 [B + 1]."""
 
     sequence: Tensor
     page: Tensor
@@ -24,7 +24,7 @@ class Slots:
 
 
 def slots(case: Case, inputs: Inputs, first: Sequence[int], end: Sequence[int]) -> Slots:
-    """Those of keys `first[b] <= j < end[b]` of each sequence. The lengths are the host's; the table is read where it is."""
+    """Those of keys `first[b] <= j < end[b]` of each sequence: lengths that the host knows, a table that the device has."""
     counts = torch.tensor([b - a for a, b in zip(first, end, strict=True)])
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     sequence = torch.arange(case.batch).repeat_interleave(counts)

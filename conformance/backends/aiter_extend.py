@@ -1,4 +1,4 @@
-"""AITER's `extend_attention_fwd`: new tokens' K and V beside single rows of a pool, of which it is given the numbers."""
+"""AITER's `extend_attention_fwd`: new tokens' K and V, and the numbers of the rows of a pool that came before them."""
 
 from conformance.aiter_entries import Entry, unwritten
 from conformance.backends import Answer

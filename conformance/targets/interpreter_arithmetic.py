@@ -160,10 +160,7 @@ def _sum_by_halves(stored: np.ndarray, axis: int, name: str) -> np.ndarray:
     terms = np.moveaxis(stored, axis, 0)
     while len(terms) > 1:
         first, second = terms[: len(terms) // 2], terms[len(terms) // 2 :]
-        if name in FORMATS:
-            terms = narrow(widen(first, name) + widen(second, name), name)
-        else:
-            terms = first + second
+        terms = narrow(widen(first, name) + widen(second, name), name) if name in FORMATS else first + second
     return terms[0]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 class OnTheGPU(Tensor):
     """A tensor that says it is a GPU's. What is computed of it says so too."""
 
-    is_cuda: Any = property(lambda self: True)  # a method descriptor of Tensor's
+    is_cuda: Any = property(lambda _: True)  # a method descriptor of Tensor's
 
 
 @contextmanager
