@@ -41,7 +41,7 @@ class Entry:
         return self.kernel(*arguments, **named)
 
     def decline(self, *lacking: tuple[str, bool]) -> None:
-        """Raises Unsupported for the first of these that is asked for: (what there is no parameter for, is it asked for)."""
+        """Raises Unsupported for the first that is asked for; each is what there is no parameter for, and whether it is."""
         for feature, asked in lacking:
             if asked:
                 raise Unsupported(f"{self.function} has no {feature}")

@@ -24,7 +24,7 @@ class Slots:
 
 
 def slots(case: Case, inputs: Inputs, first: Sequence[int], end: Sequence[int]) -> Slots:
-    """Those of keys `first[b] <= j < end[b]` of each sequence: lengths that the host knows, a table that the device has."""
+    """Those of keys `first[b] <= j < end[b]` of each sequence; the host knows the lengths, the device has the table."""
     counts = torch.tensor([b - a for a, b in zip(first, end, strict=True)])
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     sequence = torch.arange(case.batch).repeat_interleave(counts)

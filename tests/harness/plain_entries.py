@@ -64,7 +64,8 @@ def mha_v3_varlen(
     deterministic: bool = False, sm_margin: int = 0,
 ) -> Tensor:  # fmt: skip
     """Insists on tensors of a GPU, the one that is current; gives no lse."""
-    assert q.is_cuda and q.device.index == torch.cuda.current_device(), "Device mismatch"
+    assert q.is_cuda, "Device mismatch"
+    assert q.device.index == torch.cuda.current_device(), "Device mismatch"
     assert k.dtype == v.dtype
     if softcap != 0.0:
         raise NotImplementedError("softcap not implemented in varlen v3 yet")
