@@ -41,7 +41,7 @@ class Entry:
         return self.kernel(*arguments, **named)
 
     def decline(self, *lacking: tuple[str, bool]) -> None:
-        """Raises Unsupported for the first that is asked for; each is what there is no parameter for, and whether it is."""
+        """Raises Unsupported for the first that is asked for; each is a feature, and whether it is asked for."""
         for feature, asked in lacking:
             if asked:
                 raise Unsupported(f"{self.function} has no {feature}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.inputs import Inputs
 from conformance.status import Unsupported
 
@@ -36,8 +36,13 @@ def slots(case: Case, inputs: Inputs, first: Sequence[int], end: Sequence[int]) 
 
 
 def every_key(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """K and V [sum n, Hkv, D] in the dtype of the output, and where each sequence's begin, int32 [B + 1]."""
+    """K and V [sum n, Hkv, D], and where each sequence's begin, int32 [B + 1].
+
+    They are in the dtype of q; where both are small, they are as stored.
+    """
     where = slots(case, inputs, [0] * case.batch, case.seq_lens)
+    if case.q_dtype:
+        return inputs.k_cache[where.page, where.row], inputs.v_cache[where.page, where.row], where.starts
     return *stored(inputs, where), where.starts
 
 
@@ -51,15 +56,28 @@ def stored(inputs: Inputs, where: Slots) -> tuple[Tensor, Tensor]:
     return take(inputs.k_cache, inputs.k_descale), take(inputs.v_cache, inputs.v_descale)
 
 
-def new_tokens(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """K and V [T, Hkv, D] of the queries' own tokens: as the layer computed them, or as the caches have them.
+def new_tokens(case: Case, inputs: Inputs, *, least: int = 1) -> tuple[Tensor, Tensor]:
+    """K and V [T, Hkv, D] of the queries' own tokens: as the layer computed them, or from the pages, where any decode.
 
-    Raises Unsupported where a sequence has more queries than keys, so that some of its tokens have neither.
+    A kernel does not read those of sequences with fewer queries than `least`, which are NaN. Raises Unsupported where
+    a sequence has more queries than keys, so that some of its tokens have neither.
     """
-    first = [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)]
-    if min(first) < 0:
+    read = [m >= least for m in case.query_lens]
+    if any(m > n for m, n, needed in zip(case.query_lens, case.seq_lens, read, strict=True) if needed):
         raise Unsupported("of a sequence with more queries than keys some tokens have no key that could be passed on")
-    return stored(inputs, slots(case, inputs, first, case.seq_lens))
+    from_pages = any(needed and kind == DECODE for needed, kind in zip(read, case.kinds, strict=True))
+    if not from_pages and inputs.key is not None and inputs.value is not None:
+        return inputs.key, inputs.value
+    first = [n - m if needed else n for m, n, needed in zip(case.query_lens, case.seq_lens, read, strict=True)]
+    tokens = torch.tensor(read).repeat_interleave(torch.tensor(case.query_lens)).to(inputs.q.device)
+
+    def as_packed(rows: Tensor) -> Tensor:
+        every = rows.new_full((case.tokens, *rows.shape[1:]), torch.nan)
+        every[tokens] = rows
+        return every
+
+    k, v = stored(inputs, slots(case, inputs, first, case.seq_lens))
+    return as_packed(k), as_packed(v)
 
 
 def context(case: Case, inputs: Inputs) -> Slots:

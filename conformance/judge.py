@@ -192,7 +192,7 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
     scores = sums.weighted_score_v + o * sums.weighted_score[..., None]
     bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
-    bound += _additions(case.page_size) * _roundoff(profile.weight_sum) * o
+    bound += _additions(case.page_size) * _roundoff(profile.weight_sum) * o + _roundoff(profile.split) * sums.weighted_v
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
     bound += UNDERFLOW[profile.p] * sums.visible_v + UNDERFLOW[profile.out]
     if (parts := want.parts) is not None:
@@ -211,7 +211,10 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     variance = MEAN_SQUARE_ROUNDING * (u_out**2 * want.out.square() + u_p**2 * sums.squared_v)
     variance += MEAN_SQUARE_ROUNDING * _score_noise(profile, case) * sums.squared_score_deviation
     if profile.weight_sum:  # of positive terms, as those of a score with all its products alike
-        variance += MEAN_SQUARE_ROUNDING * COHERENT_SUM * UNIT_ROUNDOFF[profile.weight_sum] ** 2 * want.out.square()
+        variance += MEAN_SQUARE_ROUNDING * COHERENT_SUM * _roundoff(profile.weight_sum) ** 2 * want.out.square()
+    if profile.split:  # into an unknown number: their sums of p v are alike, or of either sign like the terms
+        squares = want.out.square() + sums.squared_v
+        variance += MEAN_SQUARE_ROUNDING * _roundoff(profile.split) ** 2 * squares
     # float32 work: accumulation, and scores whose error, relative to A, is about u_32 sqrt(D) rather than (D + 8) u_32
     variance += (2.0**-22 * sums.weighted_v).square()
     variance += case.head_dim * U32**2 * sums.squared_score_deviation
@@ -231,7 +234,6 @@ def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     scores += _additions(case.page_size) * _roundoff(profile.weight_sum)
     steps = 1 if want.parts is None else 2  # and that of merging
     return scores + steps * (2.0**-20 + 4 * U32 * want.lse.abs())
->>>>>>> 6f0e0d2 (AITER's pa_decode, mha and mha_v3 as backends of their own: what a maintainer may choose from is judged too)
 
 
 def _sums(want: Attention) -> RoundingSums:

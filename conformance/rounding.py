@@ -33,6 +33,7 @@ class RoundingProfile:
     merged: str | None = None  # the running result after each merge of two parts but the last
     products: str | None = None  # q_d * k_d, each one, where a score is no dot product of a matrix unit
     score_sum: str | None = None  # the sum of those, after every addition
+    split: str | None = None  # the outputs of a kernel's own splits of the keys, stored before it adds them up
     weight_sum: str | None = None  # the sum of a page's softmax weights, after every addition
 
     @classmethod

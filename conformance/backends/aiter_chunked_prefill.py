@@ -31,9 +31,11 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("mask but the causal one", not sees_only_the_left(case)),
         ("softcap", case.softcap > 0),
         ("attention sinks", case.sinks),
+        ("float8 queries", bool(case.q_dtype)),
+        ("descale for each head", case.per_head_descales),
     )
     _entry.decline_foreign_float8(case)
-    key, value = new_tokens(case, inputs)
+    key, value = new_tokens(case, inputs, least=2)
     out, one = unwritten(inputs.q), torch.ones(1, device=inputs.q.device)
     x = math.gcd(VECTOR // inputs.k_cache.itemsize, case.head_dim)
     _entry(

@@ -20,6 +20,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("sliding window", max(case.window) >= 0 and not (case.causal and case.window[0] < 0)),
         ("ALiBi", case.alibi),
         ("attention sinks", case.sinks),
+        ("float8 queries", bool(case.q_dtype)),
         ("descale", bool(case.cache_dtype)),
     )
     key, value = new_tokens(case, inputs)

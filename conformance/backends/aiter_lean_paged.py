@@ -43,6 +43,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("softcap", case.softcap > 0),
         ("ALiBi", case.alibi),
         ("attention sinks", case.sinks),
+        ("float8 queries", bool(case.q_dtype)),
         ("descale", bool(case.cache_dtype)),
     )
     k, v, step = as_rows(inputs.k_cache, inputs.v_cache)

@@ -17,7 +17,7 @@ prepare = _entry.prepare
 
 def attend(case: Case, inputs: Inputs) -> Answer:
     """One call for the batch, with its lse [T, Hq]."""
-    _entry.decline(("softcap", case.softcap > 0))
+    _entry.decline(("softcap", case.softcap > 0), ("float8 queries", bool(case.q_dtype)))
     if case.alibi and not case.causal:
         raise Unsupported("flash_attn_varlen_func has an ALiBi bias that falls off to both sides of a query")
     k, v, starts = every_key(case, inputs)

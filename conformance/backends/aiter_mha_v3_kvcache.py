@@ -6,7 +6,7 @@ The dispatch sends it non-causal batches alone; a backend could choose it for ca
 from conformance.aiter_entries import Entry
 from conformance.backends import Answer
 from conformance.case import Case
-from conformance.inputs import Inputs
+from conformance.inputs import TORCH_DTYPE, Inputs
 from conformance.rounding import RoundingProfile
 
 TARGETS = ("interpreter", "gpu", "compile")
@@ -33,10 +33,13 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         causal=case.causal,
         window_size=case.window,
         softcap=case.softcap,
+        q_descale=inputs.q_descale,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
         page_table=inputs.block_table,
         return_softmax_lse=True,
     )
-    profile = RoundingProfile(out=case.dtype, p=case.dtype, scaled_q=case.dtype)
+    small = case.q_dtype or case.dtype
+    profile = RoundingProfile(out=case.dtype, p=small, scaled_q=small)
+    out = out.to(TORCH_DTYPE[case.dtype]) if case.q_dtype else out
     return Answer(out.flatten(0, 1), lse.transpose(1, 2).flatten(0, 1), "mha_v3.kvcache", profile)

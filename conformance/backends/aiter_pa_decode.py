@@ -6,6 +6,7 @@ It takes strides, so it gets transposed views of the caches. There is one set of
 import math
 
 import torch
+from torch import Tensor
 
 from conformance.aiter_entries import Entry, unwritten
 from conformance.backends import Answer
@@ -30,9 +31,10 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("sliding window", case.window[0] >= 0),
         ("softcap", case.softcap > 0),
         ("attention sinks", case.sinks),
+        ("float8 queries", bool(case.q_dtype)),
     )
     _entry.decline_foreign_float8(case)
-    out, one = unwritten(inputs.q), torch.ones(1)
+    out = unwritten(inputs.q)
     _entry(
         out,
         inputs.q,
@@ -43,29 +45,42 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         inputs.scale,
         case.key_bound,
         _compute_type(case),
-        one if inputs.k_descale is None else inputs.k_descale[0, :1],
-        one if inputs.v_descale is None else inputs.v_descale[0, :1],
+        _scales(case, inputs, inputs.k_descale),
+        _scales(case, inputs, inputs.v_descale),
         alibi_slopes=inputs.alibi_slopes,
     )
-    return Answer(out, path="pa.v2" if _is_split(case) else "pa.v1", profile=rounding(case, inputs.scale))
+    path = ("pa.v2" if _is_split(case) else "pa.v1") + ".token" * case.per_head_descales
+    return Answer(out, path=path, profile=rounding(case, inputs.scale))
 
 
 def rounding(case: Case, scale: float) -> RoundingProfile:
     """With one query head a KV head the kernel multiplies element by element, else with matrix units.
 
     The former rounds products of q and K, and no weights; the latter rounds weights, and adds them up in their dtype.
-    q * scale is rounded by both, which changes nothing where the scale is a power of two.
+    Outputs of splits are stored in q's dtype. q * scale is rounded, which a power of two makes no difference to.
     """
-    dtype, exact = case.dtype, math.frexp(scale)[0] == 0.5
-    scaled_q = None if exact else dtype
+    dtype, is_power_of_two = case.dtype, math.frexp(scale)[0] == 0.5
+    scaled_q, split = None if is_power_of_two else dtype, dtype if _is_split(case) else None
     if case.gqa_ratio == 1:
-        return RoundingProfile(out=dtype, p="fp32", scaled_q=scaled_q, products=dtype)
-    return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q, weight_sum=dtype)
+        return RoundingProfile(out=dtype, p="fp32", scaled_q=scaled_q, split=split, products=dtype)
+    return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q, split=split, weight_sum=dtype)
 
 
 def _is_split(case: Case) -> bool:
     bound, rows = case.key_bound, case.batch * case.q_heads
     return bound > MOST_KEYS_WHOLE or (bound > PARTITION and rows <= ENOUGH_ROWS)
+
+
+def _scales(case: Case, inputs: Inputs, descale: Tensor | None) -> Tensor:
+    """One number; or, of descales [B, Hkv] that differ from head to head, one for each key of the pool, as a view.
+
+    Those of the first sequence: a page has a scale, whoever reads it.
+    """
+    if descale is None:
+        return torch.ones(1)
+    if not case.per_head_descales:
+        return descale[0, :1]
+    return descale[0, None, :, None].expand(len(inputs.k_cache), -1, case.page_size)
 
 
 def _compute_type(case: Case) -> object:

@@ -23,6 +23,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("softcap", case.softcap > 0),
         ("ALiBi", case.alibi),
         ("attention sinks", case.sinks),
+        ("float8 queries", bool(case.q_dtype)),
     )
     key, value = new_tokens(case, inputs)
     out = unwritten(inputs.q)
