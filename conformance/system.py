@@ -9,7 +9,7 @@ from conformance import backends
 from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate
 from conformance.targets import SPECS, Target, TargetError, activate
 
-NotReady = (backends.UnknownBackend, AiterNotFound, AiterNotLoadable, TargetError)
+NotReady = (backends.UnknownBackend, backends.BackendNotReady, AiterNotFound, AiterNotLoadable, TargetError)
 """What `choose` and `System.start` raise: each one clear sentence about why nothing can run."""
 
 

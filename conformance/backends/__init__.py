@@ -19,11 +19,15 @@ from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
 
-__all__ = ["Answer", "Backend", "UnknownBackend", "Unsupported", "load", "names"]
+__all__ = ["Answer", "Backend", "BackendNotReady", "UnknownBackend", "Unsupported", "load", "names"]
 
 
 class UnknownBackend(Exception):
     """A backend that cannot be found or is not callable, in one sentence."""
+
+
+class BackendNotReady(Exception):
+    """A backend that is known, and lacks something of its own here, in one sentence."""
 
 
 @dataclass(frozen=True)
