@@ -15,13 +15,15 @@ from conformance.vllm_backend import caches, claims, kernels, loading, step
 TARGETS = ("interpreter", "gpu")
 NEEDS_AITER = True
 
+version = loading.version
+"""Which vLLM is under test. Raises BackendNotReady."""
+
 _vllm: list[Any] = []
 """vLLM's module of the backend, once there is one."""
 
 
 def prepare(source: AiterSource | None, target: Target) -> None:
     """Import AITER's kernels, then vLLM. Raises AiterNotFound, AiterNotLoadable or BackendNotReady."""
-    loading.version()  # before AITER, which takes longer
     if source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     kernels.provide(source, target)

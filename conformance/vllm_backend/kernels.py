@@ -175,9 +175,10 @@ def paged_in_triton(unified: Callable[..., Any]) -> Callable[..., Any]:
 
 def _module(name: str, source: AiterSource) -> Any:
     try:
-        return importlib.import_module(name)
+        importlib.import_module(name)
     except ImportError as error:
         raise AiterNotLoadable(f"AITER {source.described} has no {name}, which vLLM imports: {error}") from error
+    return sys.modules[name]  # under an old name AITER hands out one module first, and another from then on
 
 
 def _note_calls(module: Any, function: str, name: str) -> None:
