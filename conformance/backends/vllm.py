@@ -60,5 +60,12 @@ def _path(metadata: Any, ran: list[str]) -> str:
 
 
 def rounding(path: str, dtype: str) -> RoundingProfile:
-    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, the others do not."""
-    return RoundingProfile(out=dtype, p=dtype, scaled_q=dtype if "kvcache" in path else None)
+    """What a step rounds: kvcache rounds q * scale * log2(e) to q's dtype, and an extend all that it merges."""
+    merges = "extend." in path and "extend.window." not in path
+    return RoundingProfile(
+        out=dtype,
+        p=dtype,
+        scaled_q=dtype if "kvcache" in path else None,
+        parts=dtype if merges else None,
+        merged=dtype if merges else None,
+    )

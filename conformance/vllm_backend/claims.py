@@ -32,7 +32,7 @@ def require(vllm: Any, case: Case) -> None:
         accepts(vllm.AiterFlashAttentionMetadata, "causal") and backend.supports_non_causal()
     ):
         raise Unsupported("this vLLM has no `causal` in its metadata: all that it serves is causal")
-    _require_dtype_of_cache(vllm, case)
+    _require_dtypes(vllm, case)
 
 
 def sliding_window(case: Case) -> int | None:
@@ -53,7 +53,11 @@ def cache_dtype(case: Case) -> str:
     return {"": "auto", "e5m2": "fp8_e5m2"}.get(case.cache_dtype, "fp8")
 
 
-def _require_dtype_of_cache(vllm: Any, case: Case) -> None:
+def _require_dtypes(vllm: Any, case: Case) -> None:
+    if case.q_dtype:
+        raise Unsupported("vLLM hands this backend queries in 16 bits, and no descale of them")
+    if case.per_head_descales:
+        raise Unsupported("vLLM has one descale for the keys of a layer and one for its values, not one a head")
     own = vllm.current_platform.fp8_dtype()
     if case.cache_dtype.startswith("e4m3") and TORCH_DTYPE[case.cache_dtype] is not own:
         raise Unsupported(f"a float8 cache of vLLM is {_name(own)} here, not {case.cache_dtype}")

@@ -66,8 +66,8 @@ def varlen_in_triton(mha: Callable[..., Any]) -> Callable[..., Any]:
     """`aiter.flash_attn_varlen_func` as vLLM calls it, computed by `mha`, AITER's Triton function of that name.
 
     CK gives the lse as [Hq, T] where the relative gives [T, Hq], and writes to `out`, of which the relative takes no
-    notice; `min_seqlen_q` is a hint. A causal query sees nothing to its right, so that a window's right side of 0,
-    which the relative refuses, changes nothing. What else it cannot do is Unsupported.
+    notice; `min_seqlen_q` is a hint. The relative has no right side of a window, but a window that ends with the
+    query's own key is causal. It takes a window of that key alone for none at all, which is Unsupported.
     """
 
     def flash_attn_varlen_func(
@@ -91,7 +91,7 @@ def varlen_in_triton(mha: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         del min_seqlen_q
         left, right = window_size
-        if left == 0 or (right >= 0 and not causal):
+        if left == 0 or right > 0:
             raise Unsupported(
                 f"aiter's Triton flash_attn_varlen_func has no window {window_size}, and its CK one needs a ROCm build"
             )
@@ -106,7 +106,7 @@ def varlen_in_triton(mha: Callable[..., Any]) -> Callable[..., Any]:
             max_seqlen_k=max_seqlen_k,
             dropout_p=dropout_p,
             softmax_scale=softmax_scale,
-            causal=causal,
+            causal=causal or right == 0,
             window_size=(left, -1),
             alibi_slopes=None if alibi_slopes is None else alibi_slopes.expand(sequences, -1),
             return_lse=True,
