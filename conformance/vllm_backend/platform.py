@@ -40,15 +40,17 @@ def as_rocm(target: Target) -> Iterator[None]:
 @contextmanager
 def _triton_without_a_driver() -> Iterator[None]:
     """vLLM turns Triton off where no driver is active, unless the list of GPUs is empty, not unset."""
-    name = "HIP_VISIBLE_DEVICES"
-    if torch.cuda.is_available() or name in os.environ:
-        yield
-        return
-    os.environ[name] = ""
+    names = () if torch.cuda.is_available() else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # older ones ask CUDA's
+    chosen = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, ""))
     try:
         yield
     finally:
-        del os.environ[name]
+        for name, value in chosen.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class PageableMemory(TorchFunctionMode):
