@@ -51,6 +51,8 @@ def _path(metadata: Any, ran: list[str]) -> str:
     """Which parts the batch had, by vLLM's own count, and which kernels ran: `unified+extend.mha+prefill.mha`."""
     varlen = [name for name in ran if name in ("ck", "mha")]
     parts = [name for name in ran if name not in varlen]
+    if getattr(getattr(metadata, "decode_metadata", None), "swa_block_table", None) is not None:
+        parts = [name.replace("paged", "paged.trimmed") for name in parts]  # the pages in reach of the window alone
     if metadata.num_extends:
         windowed = metadata.extend_metadata.chunk_context_metadata.swa_metadata is not None
         parts += [f"extend.window.{name}" if windowed else f"extend.{name}" for name in varlen]
