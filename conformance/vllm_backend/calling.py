@@ -20,11 +20,12 @@ def call(function: Callable[..., Any], **known: Any) -> Any:
     For parameters that carry no part of what is asked: what must not be lost has to be looked for with `accepts`.
     """
     parameters = inspect.signature(function).parameters
-    wanted = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+    wanted = [name for name, parameter in parameters.items() if _is_wanted(parameter)]
     if strange := [name for name in wanted if name not in known]:
         raise Unsupported(f"{function.__qualname__} of this vLLM wants {', '.join(strange)}, which are not known here")
     return function(**{name: value for name, value in known.items() if name in parameters})
+
+
+def _is_wanted(parameter: inspect.Parameter) -> bool:
+    several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not several

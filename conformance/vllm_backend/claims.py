@@ -28,9 +28,7 @@ def require(vllm: Any, case: Case) -> None:
         raise Unsupported(f"vLLM does not use this backend in {case.dtype}")
     if case.sinks and not (backend.supports_sink() and accepts(impl, "sinks")):
         raise Unsupported("this vLLM says that it has no attention sinks")
-    if not case.causal and not (
-        accepts(vllm.AiterFlashAttentionMetadata, "causal") and backend.supports_non_causal()
-    ):
+    if not case.causal and not (accepts(vllm.AiterFlashAttentionMetadata, "causal") and backend.supports_non_causal()):
         raise Unsupported("this vLLM has no `causal` in its metadata: all that it serves is causal")
     _require_dtypes(vllm, case)
 
@@ -49,7 +47,7 @@ def sliding_window(case: Case) -> int | None:
 
 
 def cache_dtype(case: Case) -> str:
-    """vLLM's name of the dtype of the cache."""
+    """The dtype of the cache, by vLLM's name."""
     return {"": "auto", "e5m2": "fp8_e5m2"}.get(case.cache_dtype, "fp8")
 
 

@@ -47,10 +47,11 @@ def provide(source: AiterSource, target: Target) -> None:
         _note_calls(aiter, "flash_attn_varlen_func", "ck")
     else:
         aiter.flash_attn_varlen_func = _noting("mha", varlen_in_triton(load_kernel(source, target, *MHA)))
-    if hasattr(torch.ops.aiter, "paged_attention_v1"):
-        _note_calls(torch.ops.aiter, "paged_attention_v1", "paged")
+    operators: Any = torch.ops.aiter
+    if hasattr(operators, "paged_attention_v1"):
+        _note_calls(operators, "paged_attention_v1", "paged")
     else:
-        torch.ops.aiter.paged_attention_v1 = _noting("paged.unified", paged_in_triton(unified))
+        operators.paged_attention_v1 = _noting("paged.unified", paged_in_triton(unified))
 
 
 def merge_in_triton() -> None:

@@ -39,7 +39,7 @@ def version() -> str:
 
 
 def load(target: Target) -> Any:
-    """vLLM's module of the ROCm AITER backend. Raises BackendNotReady, in a sentence that names the cause."""
+    """The module of vLLM's ROCm AITER backend. Raises BackendNotReady, in a sentence that names the cause."""
     found = version()
     if importlib.util.find_spec("vllm") is None:
         raise BackendNotReady(f"vLLM {found} is said to be installed, and cannot be found")
@@ -50,7 +50,8 @@ def load(target: Target) -> Any:
         package = (missing.name or "").split(".")[0]
         if package == "vllm":
             raise BackendNotReady(f"vLLM {found} has no module {missing.name}") from missing
-        raise BackendNotReady(f"vLLM {found} needs the package {package!r}, which is not installed: {REMEDY}") from missing
+        why = f"needs the package {package!r}, which is not installed"
+        raise BackendNotReady(f"vLLM {found} {why}: {REMEDY}") from missing
     except BackendNotReady:
         raise
     except Exception as error:  # whatever a large package does when it is imported

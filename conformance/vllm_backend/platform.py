@@ -39,8 +39,9 @@ def as_rocm(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _triton_without_a_driver() -> Iterator[None]:
-    """vLLM turns Triton off where no driver is active, unless the list of GPUs is empty, not unset."""
-    names = () if torch.cuda.is_available() else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # older ones ask CUDA's
+    """Triton as it is: vLLM turns it off where no driver is active, unless the list of GPUs is empty, not unset."""
+    # vLLM 0.19 and 0.20 ask for CUDA's list, whatever the platform.
+    names = () if torch.cuda.is_available() else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
     chosen = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, ""))
     try:

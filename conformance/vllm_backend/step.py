@@ -20,7 +20,7 @@ NOT_STORED = -1
 
 
 def layer(vllm: Any, case: Case, inputs: Inputs) -> Any:
-    """vLLM's `Attention`, without the model around it: its `impl`, and the descales of its cache.
+    """An `Attention` of vLLM's, without the model around it: its `impl`, and the descales of its cache.
 
     `Attention.__init__` asks for a server's configuration; what a builder and `forward` read of a layer is set here.
     """
@@ -46,7 +46,7 @@ def layer(vllm: Any, case: Case, inputs: Inputs) -> Any:
 
 
 def metadata(vllm: Any, case: Case, inputs: Inputs, attention: Any) -> Any:
-    """vLLM's metadata of the batch, by its own builder.
+    """What vLLM's own builder makes of the batch.
 
     A non-causal batch of decodes, all of one length, is a draft: it is built as one. The keys of context that vLLM
     gathers at a time are a constant of its module, made so that they are `case.chunk` of each extending sequence.
@@ -69,7 +69,7 @@ def metadata(vllm: Any, case: Case, inputs: Inputs, attention: Any) -> Any:
 
 
 def _batch(vllm: Any, case: Case, inputs: Inputs) -> Any:
-    """vLLM's `CommonAttentionMetadata`: on the device, and the copies on the host that the scheduler has."""
+    """A `CommonAttentionMetadata` of vLLM's: on the device, and the copies on the host that the scheduler has."""
     starts, lens = (torch.tensor(numbers, dtype=torch.int32) for numbers in (case.query_starts, case.seq_lens))
     return call(
         vllm.CommonAttentionMetadata,
@@ -91,6 +91,7 @@ def _batch(vllm: Any, case: Case, inputs: Inputs) -> Any:
 def _config(case: Case, attention: Any) -> SimpleNamespace:
     """What the builder reads of the configuration of an engine, with one layer in it."""
     drafted = (case.decode_threshold or max(case.query_lens)) - 1
+    drafting = SimpleNamespace(num_speculative_tokens=drafted, parallel_drafting=False) if drafted else None
     return SimpleNamespace(
         model_config=SimpleNamespace(
             get_num_attention_heads=lambda _: case.q_heads,
@@ -104,11 +105,11 @@ def _config(case: Case, attention: Any) -> SimpleNamespace:
         scheduler_config=SimpleNamespace(
             max_num_seqs=case.batch, max_num_batched_tokens=case.tokens, max_num_partial_prefills=1
         ),
-        speculative_config=SimpleNamespace(num_speculative_tokens=drafted, parallel_drafting=False) if drafted else None,
+        speculative_config=drafting,
         compilation_config=SimpleNamespace(static_forward_context={LAYER: attention}),
     )
 
 
 def _scale(descale: Tensor | None, inputs: Inputs) -> Tensor:
-    """vLLM has one scale for a whole cache."""
+    """The one scale that vLLM has for a whole cache."""
     return torch.ones((), device=inputs.q.device) if descale is None else descale[0, 0]

@@ -41,7 +41,7 @@ def merge_attn_states(output, prefix_output, prefix_lse, suffix_output, suffix_l
 """,
 }
 
-COMMON = '''from dataclasses import dataclass, field
+COMMON = """from dataclasses import dataclass, field
 
 import torch
 
@@ -66,9 +66,9 @@ def paged(out, q, k_cache, v_cache, scale, block_table, starts, seq_lens, softca
     torch.ops.aiter.paged_attention_v1(
         out, workspace, q, k_cache, v_cache, scale, block_table, starts, seq_lens, 0, None, "auto", "NHD", softcap,
         layer._k_scale, layer._v_scale, None, 256, 1)
-'''
+"""
 
-OLDER = '''
+OLDER = """
 @dataclass
 class CommonAttentionMetadata:
     query_start_loc: torch.Tensor
@@ -125,9 +125,9 @@ class AiterFlashAttentionImpl:
             q=query, k=k_cache, v=v_cache, out=output, cu_seqlens_q=of.query_start_loc, seqused_k=of.seq_lens,
             softmax_scale=self.scale, causal=True, window_size=self.window, block_table=of.block_table_tensor,
             softcap=0.0)
-'''
+"""
 
-NEWER = '''
+NEWER = """
 @dataclass(kw_only=True)
 class CommonAttentionMetadata:
     query_start_loc: torch.Tensor
@@ -256,7 +256,7 @@ class AiterFlashAttentionImpl:
             _custom_ops.merge_attn_states(merged, part, lse, suffix, suffix_lse)
             suffix, suffix_lse = merged, torch.logaddexp(lse, suffix_lse)
         out.copy_(suffix)
-'''
+"""
 
 KERNELS = {
     "aiter/ops/triton/__init__.py": "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,7 @@ def test_a_vllm_of_today_runs_each_part_of_a_batch_on_its_kernel(
     assert judged == expected
     assert done.code == 0, done.printed
     assert "vllm 0.33.0 on aiter unknown: 9 of 9 cases run: 9 PASS" in done.out
+    assert read(elsewhere / "record.jsonl").name == "vllm 0.33.0 on aiter unknown"
 
 
 def test_an_older_vllm_has_another_cache_another_batch_and_no_causal(
@@ -161,7 +163,7 @@ def test_a_vllm_that_does_not_import_is_a_sentence(
 
 
 def test_parameters_that_are_new_are_named() -> None:
-    def build(batch: int, sparsity: float, *, depth: int = 0) -> int:
+    def build(batch: int, sparsity: float, *, depth: int = 0, **more: object) -> int:
         return batch + depth
 
     with pytest.raises(Unsupported, match=r"build of this vLLM wants sparsity, which"):
@@ -180,22 +182,21 @@ def test_varlen_in_triton_answers_as_the_ck_kernel_does() -> None:
         return q + 1, torch.arange(20.0).view(5, 4)
 
     out, starts = torch.zeros(5, 4, 8), torch.tensor([0, 2, 5], dtype=torch.int32)
-    options: dict[str, Any] = dict(
-        q=q, k=q, v=q, cu_seqlens_q=starts, cu_seqlens_k=starts, max_seqlen_q=3, max_seqlen_k=3, min_seqlen_q=1,
-        softmax_scale=0.5, alibi_slopes=torch.ones(4), out=out,
+    varlen = partial(
+        kernels.varlen_in_triton(mha), q=q, k=q, v=q, cu_seqlens_q=starts, cu_seqlens_k=starts, max_seqlen_q=3,
+        max_seqlen_k=3, min_seqlen_q=1, softmax_scale=0.5, alibi_slopes=torch.ones(4), out=out,
     )  # fmt: skip
-    varlen = kernels.varlen_in_triton(mha)
-    answer, lse = varlen(**options, causal=False, window_size=(7, 0), return_lse=True)
+    answer, lse = varlen(causal=False, window_size=(7, 0), return_lse=True)
     assert answer is out
     assert torch.equal(out, q + 1)
     assert torch.equal(lse, torch.arange(20.0).view(5, 4).T)
     assert (seen["causal"], seen["window_size"]) == (True, (7, -1))  # a window that ends with the query is causal
     assert seen["alibi_slopes"].shape == (2, 4)
-    assert varlen(**options, causal=False, window_size=(-1, -1)) is out
+    assert varlen(causal=False, window_size=(-1, -1)) is out
     assert not seen["causal"]
     for window in ((0, 0), (-1, 3)):
         with pytest.raises(Unsupported, match="needs a ROCm build"):
-            varlen(**options, causal=True, window_size=window)
+            varlen(causal=True, window_size=window)
 
 
 @pytest.mark.parametrize(("given", "window"), [(0, (-1, -1)), (1, (0, 0)), (33, (32, 0))])
