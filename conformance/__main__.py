@@ -226,6 +226,8 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
         "AITER": f"{system.source.described}, {system.source.root}" if system.source else "none",
         "expectations": "; ".join(expected.notes) or "none apply",
     }
+    if system.source and system.backend.describe:
+        would |= system.backend.describe(system.source)
     try:
         target = system.start()
     except NotReady as e:

@@ -27,8 +27,14 @@ class AiterNotLoadable(Exception):
     """AITER is there but its kernels cannot be had; the message is one sentence that names the cause."""
 
 
+class KernelAbsent(AiterNotLoadable):
+    """AITER is there, and has no such kernel: an older or newer one may."""
+
+
 def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str], function: str) -> Callable[..., Any]:
     """`function` of the first of `module_names` that `source` holds; AiterNotLoadable if it cannot be had.
+
+    KernelAbsent where no module of these names, or no such function in it, is there.
 
     A process loads one AITER: two would share module names, Triton's caches and torch's registry of operators.
     """
@@ -36,13 +42,18 @@ def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str]
         raise AiterNotLoadable(f"AITER {source.described} has Triton kernels, which target cpu does not run")
     name = next((name for name in module_names if _holds(source.root, name)), None)
     if name is None:
-        raise AiterNotLoadable(f"AITER {source.described} has no module {' or '.join(module_names)}")
+        raise KernelAbsent(f"AITER {source.described} has no module {' or '.join(module_names)}")
     _provide_package(source, target)
     module = _import(name, source)
     try:
         return getattr(module, function)
     except AttributeError:
-        raise AiterNotLoadable(f"AITER {source.described} has no {function} in {name}") from None
+        raise KernelAbsent(f"AITER {source.described} has no {function} in {name}") from None
+
+
+def is_rocm_build(source: AiterSource, target: Target) -> bool:
+    """Are AITER's CK and HIP kernels to be had? An installed one was built for the GPU that is here."""
+    return source.origin == "installed" and target.kind == "gpu" and bool(torch.version.hip)
 
 
 def _holds(root: Path, module_name: str) -> bool:
@@ -59,7 +70,7 @@ def _provide_package(source: AiterSource, target: Target) -> None:
         if Path(folder).resolve() != (source.root / "aiter").resolve():
             imported = f"this one has imported aiter from {folder or present}"
             raise AiterNotLoadable(f"AITER {source.described} needs a process of its own: {imported}")
-    elif source.origin == "installed" and target.kind == "gpu" and torch.version.hip:
+    elif is_rocm_build(source, target):
         _import("aiter", source)
     else:
         sys.modules["aiter"] = _bare_package(source.root / "aiter")

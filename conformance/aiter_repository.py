@@ -19,14 +19,15 @@ from packaging.version import InvalidVersion, Version
 KERNELS = "aiter/ops/triton"
 """The folder that makes a tree an AITER tree."""
 
-EXPORTED = (KERNELS, "aiter/ops/__init__.py", "aiter/jit/__init__.py", "aiter/jit/utils", "aiter/utility")
-"""All that the Triton kernels import of AITER, in every version."""
+EXPORTED = (KERNELS, "aiter/ops/__init__.py", "aiter/jit/__init__.py", "aiter/jit/utils", "aiter/utility",
+            "aiter/ops/mha.py", "aiter/ops/attention.py")  # fmt: skip
+"""All that the Triton kernels import of AITER, in every version; and where kernels are declared that need a build."""
 
 UNKNOWN = "unknown"
 
 _VERSION_TAGS = "v[0-9]*"
 # Part of every cache path: to be raised when EXPORTED changes, so that no older export is taken for a current one.
-_EXPORT_FORMAT = "aiter-1"
+_EXPORT_FORMAT = "aiter-2"
 
 
 class AiterNotFound(Exception):

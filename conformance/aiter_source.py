@@ -12,10 +12,18 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.aiter_loading import AiterNotLoadable, load_kernel
+from conformance.aiter_loading import AiterNotLoadable, KernelAbsent, is_rocm_build, load_kernel
 from conformance.aiter_repository import KERNELS, UNKNOWN, AiterNotFound, Identity, Repository, read_identity
 
-__all__ = ["AiterNotFound", "AiterNotLoadable", "AiterSource", "load_kernel", "locate"]
+__all__ = [
+    "AiterNotFound",
+    "AiterNotLoadable",
+    "AiterSource",
+    "KernelAbsent",
+    "is_rocm_build",
+    "load_kernel",
+    "locate",
+]
 
 _DISTRIBUTIONS = ("amd-aiter", "aiter")
 

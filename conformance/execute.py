@@ -45,15 +45,41 @@ def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None 
         return build(case, backend)
     try:
         prepared = prepared or prepare(case, target)
-        inputs, want = prepared.inputs, prepared.want
-        answer, seconds = answered(case, inputs, backend, target)
-        verdict = judge(case, want, answer.out, answer.lse, answer.profile)
-        evidence = key_read(case, inputs, answer.out, want.out, verdict) if verdict.status is Status.MISMATCH else ""
-        return replace(verdict, evidence=evidence, path=answer.path, seconds=seconds)
+        try:
+            return _judged(case, prepared, *answered(case, prepared.inputs, backend, target))
+        except Unsupported as refused:
+            if (probe := refused.probe) is None:
+                raise
+            return _probed(case, prepared, refused, replace(backend, attend=lambda *_: probe()), target)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included
         return verdict_on(error)
+
+
+def _judged(case: Case, prepared: Prepared, answer: Answer, seconds: float) -> Verdict:
+    verdict = judge(case, prepared.want, answer.out, answer.lse, answer.profile)
+    failed = verdict.status is Status.MISMATCH
+    evidence = key_read(case, prepared.inputs, answer.out, prepared.want.out, verdict) if failed else ""
+    return replace(verdict, evidence=evidence, path=answer.path, seconds=seconds)
+
+
+def _probed(case: Case, prepared: Prepared, refused: Unsupported, kernel: Backend, target: Target) -> Verdict:
+    """What is not claimed of a kernel must be refused by it too: a wrong number in silence is a defect."""
+    try:
+        answer, seconds = answered(case, prepared.inputs, kernel, target)
+    except KeyboardInterrupt:
+        raise
+    except Unsupported as more:
+        return Verdict(Status.UNSUPPORTED, f"{refused}; {more}")
+    except Exception as error:
+        if _status_of(error) is Status.RESOURCE:
+            raise
+        return Verdict(Status.UNSUPPORTED, f"{refused}; refused by the kernel too: {_sentence(error)}")
+    verdict = _judged(case, prepared, answer, seconds)
+    if verdict.status is Status.PASS:
+        return Verdict(Status.UNSUPPORTED, f"{refused}; not claimed, and yet right", path=verdict.path)
+    return replace(verdict, reason=f"{verdict.reason}: silently wrong where the kernel should refuse ({refused})")
 
 
 def answered(case: Case, inputs: Inputs, backend: Backend, target: Target) -> tuple[Answer, float]:

@@ -189,8 +189,12 @@ def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sink
 
 
 def _stored(q: Tensor, case: Case) -> Tensor:
-    """The queries in the dtype that the kernel gets."""
-    return (q.float() / Q_DESCALE).to(TORCH_DTYPE[case.q_dtype]) if case.q_dtype else q
+    """The queries in the dtype that the kernel gets; what is too large for a float8 becomes its largest number."""
+    if not case.q_dtype:
+        return q
+    dtype = TORCH_DTYPE[case.q_dtype]
+    largest = torch.finfo(dtype).max
+    return (q.float() / Q_DESCALE).clamp(-largest, largest).to(dtype)
 
 
 def _of_a_head(case: Case) -> Tensor:

@@ -1,10 +1,20 @@
 """What can come of a case."""
 
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 
 class Unsupported(Exception):
-    """Raised to decline a case instead of computing something else; the message says what is missing."""
+    """Raised to decline a case instead of computing something else; the message says what is missing.
+
+    `probe` asks the kernel anyway, where it has a parameter for what is not claimed of it: it returns what a backend
+    returns, or raises what the kernel raises.
+    """
+
+    def __init__(self, message: str, probe: Callable[[], Any] | None = None) -> None:
+        super().__init__(message)
+        self.probe = probe
 
 
 class Status(StrEnum):

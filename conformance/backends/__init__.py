@@ -52,6 +52,7 @@ class Backend:
     targets: tuple[str, ...] = ("cpu", "gpu", "interpreter", "compile")
     needs_aiter: bool = False
     prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
+    describe: Callable[[AiterSource], dict[str, str]] | None = None  # what `doctor` should say of an AITER
     version: Callable[[], str] | None = None  # of what is under test beside AITER, where there is such a thing
     capturable: bool = False  # claims that `attend` may run while a graph is captured: it reads no value of the device
 
@@ -85,6 +86,6 @@ def load(name: str) -> Backend:
     if name not in names():
         raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
     module = importlib.import_module(f"{__name__}.{name}")
-    own = {field: getattr(module, field, None) for field in ("prepare", "version")}
+    own = {field: getattr(module, field, None) for field in ("prepare", "describe", "version")}
     capturable = getattr(module, "CAPTURABLE", False)
     return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, **own, capturable=capturable)

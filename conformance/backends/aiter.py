@@ -1,13 +1,24 @@
 """The AITER-backed dispatch, on AITER's kernels."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
-from conformance.aiter_source import AiterNotFound, AiterSource, load_kernel
+import torch
+
+from conformance.aiter_signatures import refusal
+from conformance.aiter_source import (
+    AiterNotFound,
+    AiterNotLoadable,
+    AiterSource,
+    KernelAbsent,
+    is_rocm_build,
+    load_kernel,
+)
 from conformance.backends import Answer
-from conformance.case import Case
-from conformance.dispatch import AttentionLayer, MetadataBuilder, ScheduledBatch, forward
-from conformance.inputs import Inputs
+from conformance.case import DECODE, Case
+from conformance.dispatch import AttentionLayer, Dispatched, MetadataBuilder, ScheduledBatch, forward
+from conformance.dispatch.contracts import CONTRACTS
+from conformance.dispatch.layer import Kernel
+from conformance.inputs import TORCH_DTYPE, Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
@@ -23,28 +34,83 @@ ENTRY_POINTS = {
         ("aiter.ops.triton.attention.unified_attention", "aiter.ops.triton.unified_attention"),
         "unified_attention",
     ),
+    "mha": (("aiter.ops.triton.attention.mha", "aiter.ops.triton.mha"), "flash_attn_varlen_func"),
 }
-"""Where a kernel lives, in the layout since 2026-01 and before, and its name."""
+"""Where a Triton kernel lives, in the layout since 2026-01 and before, and its name."""
 
-_kernels: dict[str, Callable[..., Any]] = {}
+BUILT = {
+    "ck": (("aiter.ops.mha",), "flash_attn_varlen_func"),
+    "paged": (("aiter.ops.attention",), "paged_attention_v1"),
+}
+"""What only a ROCm build has, CK and HIP kernels, and where they are declared; the package itself offers them."""
+
+NEEDED = ("kvcache", "unified")
+"""Without one of these nothing is run: a decode is what the suite is about."""
+
+_kernels: dict[str, Kernel | AiterNotLoadable] = {}
 _arch: list[str] = []
 
 
 def prepare(source: AiterSource | None, target: Target) -> None:
-    """Import the kernels. Raises AiterNotFound or AiterNotLoadable."""
+    """Import the kernels. Raises AiterNotFound, and AiterNotLoadable for what decodes need."""
     if source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     _arch[:] = [target.arch]
+    _kernels.clear()
     for name, (modules, function) in ENTRY_POINTS.items():
-        _kernels[name] = load_kernel(source, target, modules, function)
+        try:
+            _kernels[name] = load_kernel(source, target, modules, function)
+        except AiterNotLoadable as error:
+            if name in NEEDED:
+                raise
+            if not isinstance(error, KernelAbsent):
+                _kernels[name] = error
+    if is_rocm_build(source, target):
+        _kernels.update(_built(source, target))
+
+
+def _built(source: AiterSource, target: Target) -> Iterator[tuple[str, Kernel | AiterNotLoadable]]:
+    """CK's and HIP's kernels: one that changed its parameters is an error where it is needed, not a wrong call."""
+    for name, (modules, function) in BUILT.items():
+        if why := refusal(source.root, modules, function, CONTRACTS[name]):
+            yield name, AiterNotLoadable(f"AITER {source.described} does not take the dispatch's call of {name}: {why}")
+        elif name == "paged":
+            load_kernel(source, target, ("aiter",), function)  # which registers torch's operator
+            yield name, torch.ops.aiter.paged_attention_v1
+        else:
+            yield name, load_kernel(source, target, ("aiter",), function)
+
+
+def describe(source: AiterSource) -> dict[str, str]:
+    """For a person: which kernels are declared as the dispatch calls them, and why others are not."""
+    whys = {
+        name: refusal(source.root, modules, function, CONTRACTS[name])
+        for name, (modules, function) in (ENTRY_POINTS | BUILT).items()
+    }
+    bound = ", ".join(name for name, why in whys.items() if not why)
+    return {
+        "calls bind to": "; ".join(
+            [bound or "nothing", *(f"not to {name}: {why}" for name, why in whys.items() if why)]
+        )
+    }
+
+
+def kernel(name: str) -> Kernel | None:
+    """The kernel of that name, or None where this AITER has none. Raises AiterNotLoadable where it does not import."""
+    found = _kernels.get(name)
+    if isinstance(found, AiterNotLoadable):
+        raise found
+    return found
 
 
 def attend(case: Case, inputs: Inputs) -> Answer:
-    """One decode step as vLLM takes it: build the metadata, then forward."""
+    """One step as vLLM takes it: build the metadata, then forward."""
     (arch,) = _arch
-    if case.cache_dtype not in ("", FP8.get(arch, case.cache_dtype)):
-        raise Unsupported(f"a float8 cache on {arch} is {FP8[arch]}, not {case.cache_dtype}")
-    uniform = len(set(case.query_lens)) == 1
+    for name, dtype in (("cache", case.cache_dtype), ("query", case.q_dtype)):
+        if dtype not in ("", FP8.get(arch, dtype)):
+            raise Unsupported(f"a float8 {name} on {arch} is {FP8[arch]}, not {dtype}")
+    # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
+    drafts = case.step == DECODE and not case.causal and len(set(case.query_lens)) == 1
     batch = ScheduledBatch(
         query_start_loc=inputs.query_start_loc,
         seq_lens=inputs.seq_lens,
@@ -53,26 +119,53 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         max_query_len=max(case.query_lens),
         max_seq_len=case.key_bound,
         causal=case.causal,
-        # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
-        query_lens_on_host=None if uniform and not case.causal else case.query_lens,
-        seq_lens_on_host=None if uniform and not case.causal else case.seq_lens,
+        query_lens_on_host=None if drafts else case.query_lens,
+        seq_lens_on_host=None if drafts else case.seq_lens,
     )
-    builder = MetadataBuilder(decode_threshold=max(case.query_lens))
-    metadata = builder.build_for_drafting(batch) if uniform and not case.causal else builder.build(batch)
+    builder = MetadataBuilder(
+        decode_threshold=case.decode_threshold or max(case.query_lens),
+        context_chunk=case.chunk,
+        window_left=case.window[0],
+        page_size=case.page_size if "paged" in _kernels else 0,
+    )
+    metadata = builder.build_for_drafting(batch) if drafts else builder.build(batch)
     layer = AttentionLayer(
         scale=inputs.scale,
         window=case.window,
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        q_descale=inputs.q_descale,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
+        per_head_descales=case.per_head_descales,
+        out_dtype=TORCH_DTYPE[case.dtype],
     )
-    done = forward(layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=_kernels.__getitem__)
-    return Answer(done.out, done.lse, done.path, rounding(done.path, case.dtype))
+    try:
+        done = forward(
+            layer, metadata, inputs.q, inputs.k_cache, inputs.v_cache, key=inputs.key, value=inputs.value, load=kernel
+        )
+    except Unsupported as refused:
+        if (probe := refused.probe) is None:
+            raise
+        raise Unsupported(str(refused), lambda: _answer(probe(), case)) from refused
+    return _answer(done, case)
 
 
-def rounding(path: str, dtype: str) -> RoundingProfile:
-    """What each kernel rounds: kvcache rounds q * scale * log2(e) to q's dtype, unified attention does not."""
-    scaled_q = dtype if path.startswith("kvcache") else None
-    return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q)
+def _answer(done: Dispatched, case: Case) -> Answer:
+    return Answer(done.out, done.lse, done.path, rounding(done.path, case))
+
+
+def rounding(path: str, case: Case) -> RoundingProfile:
+    """What the kernels of a path round: weights to the dtype of the values they meet, which is that of the queries.
+
+    kvcache rounds q * scale * log2(e) to q's dtype as well, the others do not. Parts of an extend are stored in the
+    output's dtype, and merged in float32.
+    """
+    read, taken = case.q_dtype or case.dtype, path.split("+")
+    return RoundingProfile(
+        out=case.dtype,
+        p=read,
+        scaled_q=read if any(part.startswith("kvcache") for part in taken) else None,
+        parts=case.dtype if any(part in ("extend.ck", "extend.mha") for part in taken) else None,
+    )

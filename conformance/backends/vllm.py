@@ -63,11 +63,6 @@ def _path(metadata: Any, ran: list[str]) -> str:
 
 def rounding(path: str, dtype: str) -> RoundingProfile:
     """What a step rounds: kvcache rounds q * scale * log2(e) to q's dtype, and an extend all that it merges."""
-    merges = "extend." in path and "extend.window." not in path
-    return RoundingProfile(
-        out=dtype,
-        p=dtype,
-        scaled_q=dtype if "kvcache" in path else None,
-        parts=dtype if merges else None,
-        merged=dtype if merges else None,
-    )
+    merged = dtype if any(part.startswith("extend.") and "window" not in part for part in path.split("+")) else None
+    scaled_q = dtype if "kvcache" in path.split("+") else None
+    return RoundingProfile(out=dtype, p=dtype, scaled_q=scaled_q, parts=merged, merged=merged)

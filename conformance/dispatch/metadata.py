@@ -25,17 +25,60 @@ class ScheduledBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionMetadata:
-    """What `forward` chooses by. The first `num_decodes` sequences decode, the next extend, the last prefill."""
+class KeyRanges:
+    """Consecutive keys of each of S sequences, to be gathered from its pages and packed: `total` rows in all."""
 
-    causal: bool
-    query_start_loc: Tensor
-    seq_lens: Tensor
-    block_table: Tensor
-    num_actual_tokens: int
+    starts: Tensor  # position of each sequence's first one, int32 [S]
+    cu_seqlens: Tensor  # where each sequence's rows begin, and the total, int32 [S + 1]
+    total: int
+    longest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedTable:
+    """A batch as if each sequence began with the first page that a window on the left leaves its one query."""
+
+    block_table: Tensor  # int32 [S, W']
+    seq_lens: Tensor  # int32 [S]
+    max_seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """S consecutive sequences of a batch that are served alike, with `T` queries."""
+
+    sequences: slice  # of the batch
+    tokens: slice  # rows of q
+    query_start_loc: Tensor  # from 0, int32 [S + 1]
+    seq_lens: Tensor  # int32 [S]
+    block_table: Tensor  # int32 [S, W]
     max_query_len: int
     max_seq_len: int
-    num_decodes: int
-    num_extends: int
-    num_prefills: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decodes(Part):
+    """Sequences with few queries, the last of their keys."""
+
     uniform_query_len: bool  # all sequences have max_query_len queries
+    trimmed: TrimmedTable | None = None  # for one query a sequence and a window on the left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extends(Part):
+    """Sequences with more queries than a decode has, and keys from before them: their context."""
+
+    context: tuple[KeyRanges, ...] = ()  # in chunks; empty with a window on the left
+    reach: KeyRanges | None = None  # with a window on the left: all keys, new ones too, that some query may see
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMetadata:
+    """What `forward` chooses by: the parts of a batch, in the order in which their queries are packed."""
+
+    causal: bool
+    num_actual_tokens: int
+    window_left: int  # of the layers it was built for; -1: unbounded
+    decodes: Decodes | None = None
+    extends: Extends | None = None
+    prefills: Part | None = None  # all keys of a sequence are its queries'

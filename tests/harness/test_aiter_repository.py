@@ -136,7 +136,7 @@ class TestExport:
         with ThreadPoolExecutor(8) as processes:
             sources = list(processes.map(found, [f"{checkout.path}@HEAD"] * 8))
         assert len(set(sources)) == 1
-        assert [folder.name for folder in (cache / "aiter-1").iterdir()] == [sources[0].commit]
+        assert [folder.name for folder in (cache / "aiter-2").iterdir()] == [sources[0].commit]
 
     def test_an_export_that_fails_leaves_nothing(self, checkout: Checkout, cache: Path) -> None:
         checkout.commit("one", "v0.1.16")

@@ -1,32 +1,33 @@
 """The dispatch, on kernels written here: every path equals the oracle, and a mask reaches only a kernel that has it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from conformance.backends import aiter
+from conformance.backends import Answer, aiter
 from conformance.case import Case
-from conformance.dispatch import AttentionLayer, MetadataBuilder, forward, supports_non_causal
+from conformance.dispatch import AttentionLayer, forward, supports_non_causal
 from conformance.execute import exact
 from conformance.inputs import make
 from conformance.judge import judge
 from conformance.status import Status, Unsupported
+from tests.harness.dispatch_kernels import Kernels
 from tests.harness.dispatched import (
     DRAFTS,
     EDGES,
     RAGGED,
     UNIFORM,
     WINDOWS,
-    Kernels,
     assert_exact,
     built,
     case_of,
     layer_of,
     no_kernel,
-    scheduled,
     served,
 )
 
@@ -141,33 +142,68 @@ def test_a_mask_never_reaches_the_other_kernel(case: Case, for_drafting: bool) -
 
 @pytest.mark.parametrize("lengths", (UNIFORM | RAGGED).values(), ids=UNIFORM | RAGGED)
 def test_what_the_non_causal_kernel_lacks_is_refused(lengths: str) -> None:
+    """And may be probed, where the kernel has a parameter for it."""
     case = case_of("noncausal", lengths)
     inputs = make(case)
     heads = torch.ones(case.q_heads)
-    for feature, what in (
-        ({"alibi_slopes": heads}, "ALiBi"),
-        ({"sinks": heads}, "attention sinks"),
-        ({"softcap": 30.0}, "softcap"),
-        ({"k_descale": torch.ones(1, 1)}, "descale for 16-bit queries"),
-        ({"v_descale": torch.ones(1, 1)}, "descale for 16-bit queries"),
+    for feature, what, probed in (
+        ({"alibi_slopes": heads}, "ALiBi", False),
+        ({"sinks": heads}, "attention sinks", False),
+        ({"softcap": 30.0}, "softcap", True),
+        ({"k_descale": torch.ones(case.batch, 1)}, "descale for 16-bit queries", True),
+        ({"v_descale": torch.ones(case.batch, 1)}, "descale for 16-bit queries", True),
     ):
         layer = replace(AttentionLayer(scale=1.0), **feature)
         with pytest.raises(Unsupported) as refused:
             forward(layer, built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache, load=no_kernel)
         assert str(refused.value) == f"flash_attn_with_kvcache has no {what}, and no other kernel is non-causal"
+        assert (refused.value.probe is not None) is probed
 
 
-@pytest.mark.parametrize("mode", ["causal", "noncausal"])
-@pytest.mark.parametrize(
-    "lengths", ["b2-q1+8-h2:2-d16-p4-kv9+20", "b2-q1+8-h2:2-d16-p4-kv9+8"], ids=["extend", "prefill"]
-)
-def test_extend_and_prefill_are_refused(mode: str, lengths: str) -> None:
-    case = case_of(mode, lengths)
-    inputs = make(case)
-    metadata = MetadataBuilder(decode_threshold=4).build(scheduled(case, inputs))
+def test_a_probe_asks_the_kernel_for_what_was_refused() -> None:
+    case, kernels = case_of("noncausal", UNIFORM["drafts"], extra="-softcap3"), Kernels()
     with pytest.raises(Unsupported) as refused:
-        forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=no_kernel)
-    assert str(refused.value) == "extend and prefill are not dispatched yet: decode only"
+        served(case, kernels)
+    assert kernels.called == []
+    assert refused.value.probe is not None
+    with pytest.raises(NotImplementedError, match="softcap not implemented"):
+        refused.value.probe()
+    ((name, arguments),) = kernels.called
+    assert (name, arguments["softcap"]) == ("kvcache", 3.0)
+
+
+def test_descales_that_differ_from_head_to_head_are_not_claimed_of_unified_attention() -> None:
+    """It takes the first for all; asked anyway, it answers, and wrongly."""
+    case = case_of("causal", UNIFORM["drafts"], extra="-cache.e4m3fn")
+    inputs = make(case)
+    assert inputs.k_descale is not None
+    by_head = inputs.k_descale * torch.tensor([1.0, 4.0])
+    want = exact(case, replace(inputs, k_descale=by_head))
+    layer = replace(layer_of(case, inputs), k_descale=by_head, per_head_descales=True)
+    with pytest.raises(Unsupported, match=r"^unified_attention reads one descale, which it takes for") as refused:
+        forward(layer, built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache, load=Kernels().load)
+    assert refused.value.probe is not None
+    done = refused.value.probe()
+    assert judge(case, want, done.out).status is Status.MISMATCH
+
+
+@pytest.mark.parametrize("feature", ["-softcap30", "-cache.e4m3fnuz"])
+def test_the_backend_passes_a_probe_on(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an answer, judged by what the path that it took rounds."""
+
+    def answers_anyway(q: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(q), q.new_zeros(q.shape[0], q.shape[2], q.shape[1])
+
+    case = case_of("noncausal", UNIFORM["drafts"], extra=feature)
+    monkeypatch.setattr(aiter, "_arch", ["gfx942"])
+    monkeypatch.setitem(aiter._kernels, "kvcache", answers_anyway)
+    with pytest.raises(Unsupported) as refused:
+        aiter.attend(case, make(case))
+    assert refused.value.probe is not None
+    answer = refused.value.probe()
+    assert isinstance(answer, Answer)
+    assert answer.path == "kvcache"
+    assert answer.profile == aiter.rounding("kvcache", case)
 
 
 def test_non_causal_is_claimed() -> None:

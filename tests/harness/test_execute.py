@@ -12,7 +12,7 @@ from conformance.execute import run
 from conformance.inputs import make
 from conformance.judge import Verdict
 from conformance.rounding import RoundingProfile
-from conformance.status import Status
+from conformance.status import Status, Unsupported
 from conformance.targets import Target
 from tests.harness import answers
 
@@ -118,6 +118,66 @@ def test_a_backend_gets_the_bits_of_the_case() -> None:
     verdict_on(looks)
     verdict_on(looks)
     assert digests == [make(CASE).digest()] * 2
+
+
+# -- probes of what is refused ---------------------------------------------------------------------------------------
+
+
+def refusing(probe: Callable[..., Any] | None, path: str = "kvcache") -> Callable[..., Any]:
+    """A backend that declines, and whose kernel, asked anyway, does what `probe` does."""
+
+    def refuses(case: Case, inputs: Any) -> torch.Tensor:
+        kernel, sentence = probe, "the kernel has no softcap"
+        if kernel is None:
+            raise Unsupported(sentence)
+        raise Unsupported(sentence, lambda: Answer(kernel(case, inputs), path=path))
+
+    return refuses
+
+
+WRONG = "silently wrong where the kernel should refuse (the kernel has no softcap)"
+
+
+@pytest.mark.parametrize(
+    ("probe", "status", "reason"),
+    [
+        (None, Status.UNSUPPORTED, "the kernel has no softcap"),
+        (answers.right, Status.UNSUPPORTED, "the kernel has no softcap; not claimed, and yet right"),
+        (answers.wrong, Status.MISMATCH, f"an element exceeds its error bound: {WRONG}"),
+        (answers.unwritten, Status.NONFINITE, f"32 elements (25.0%) are not finite, 32 of them NaN: {WRONG}"),
+        (answers.wrong_dtype, Status.MALFORMED, f"output is float32, not bf16: {WRONG}"),
+        (
+            answers.not_implemented,
+            Status.UNSUPPORTED,
+            "the kernel has no softcap; refused by the kernel too: NotImplementedError: softcap != 0 not implement...",
+        ),
+        (
+            answers.raises,
+            Status.UNSUPPORTED,
+            "the kernel has no softcap; refused by the kernel too: RuntimeError: the first line (...",
+        ),
+        (answers.declines, Status.UNSUPPORTED, "the kernel has no softcap; no kernel has what this case asks"),
+        (answers.out_of_memory, Status.RESOURCE, "MemoryError: no room for the split buffers (..."),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_is_refused_is_probed(probe: Callable[..., Any] | None, status: Status, reason: str) -> None:
+    verdict = verdict_on(refusing(probe))
+    assert verdict.status is status
+    start, dots, _ = reason.partition("...")
+    assert verdict.reason.startswith(start) if dots else verdict.reason == reason
+
+
+def test_a_probe_that_answers_says_on_which_path() -> None:
+    assert verdict_on(refusing(answers.right, "unified")).path == "unified"
+    assert verdict_on(refusing(answers.wrong, "unified")).path == "unified"
+
+
+def test_a_probe_runs_where_uninitialised_memory_is_nan() -> None:
+    def leaves_out(case: Case, inputs: Any) -> torch.Tensor:
+        return torch.empty_like(inputs.q)
+
+    assert verdict_on(refusing(leaves_out)).status is Status.NONFINITE
 
 
 # -- loading a backend ----------------------------------------------------------------------------------------------

@@ -134,5 +134,5 @@ def test_each_kernel_is_captured_at_each_length_that_is_deployed() -> None:
 
 @pytest.mark.parametrize("case", ["-pages.huge-packed-random", "-packed-needle", "-cache.e4m3fn-packed-random"])
 def test_a_relation_that_does_not_apply_is_refused(case: str) -> None:
-    with pytest.raises(BadCase, match=r"relation graph\.replay needs random inputs"):
+    with pytest.raises(BadCase, match=r"relation graph\.replay needs sequences that decode, random inputs"):
         Check.parse(f"graph.replay/decode-causal-bf16-b2-q1-h2:2-d32-p16-kv40+21{case}")

@@ -359,3 +359,9 @@ def test_queries_in_a_smaller_dtype_are_exact_in_the_output_s() -> None:
     assert exact.dtype == torch.bfloat16
     assert torch.equal(exact.double(), made.q.double() * float(made.q_descale[0, 0]))
     assert 0.8 < float(exact.double().std()) < 1.2
+
+
+def test_queries_too_large_for_their_dtype_become_its_largest() -> None:
+    """A small scale makes shifted logits of large queries."""
+    case = Case.parse("decode-noncausal-bf16-b1-q6-h2:2-d32-p16-kv33-scale0.01-q.e4m3fnuz-packed-shifted")
+    assert float(make(case).q.float().abs().max()) == 240.0

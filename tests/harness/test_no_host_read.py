@@ -14,13 +14,16 @@ from conformance.inputs import make
 from tests.harness.dispatched import RAGGED, UNIFORM, built, case_of, layer_of
 
 
-def shapes_alone(name: str) -> Callable[..., Any]:
+def shapes_alone(name: str) -> Callable[..., Any] | None:
     """Kernels for tensors without values."""
 
     def kvcache(q: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return torch.empty_like(q), q.new_empty(q.shape[0], q.shape[2], q.shape[1])
 
-    return kvcache if name == "kvcache" else lambda **_: None
+    def varlen(q: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(q), q.new_empty(q.shape[:2])
+
+    return {"kvcache": kvcache, "mha": varlen, "paged": lambda *_: None, "unified": lambda **_: None}.get(name)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -39,6 +42,29 @@ def test_the_host_never_waits_for_the_device(mode: str, lengths: str, device: st
             )
             assert done.out.shape == inputs.q.shape
             assert done.lse is None or done.lse.shape == inputs.q.shape[:2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("for_drafting", [False, True])
+def test_a_table_is_trimmed_without_waiting(for_drafting: bool, device: str) -> None:
+    case = case_of("causal", "b3-q1-h4:2-d64-p16-kv90+1+17", (20, -1))
+    inputs = make(case).to(torch.device(device))
+    with refused():
+        metadata = built(case, inputs, for_drafting=for_drafting, trims=True)
+        done = forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache, load=shapes_alone)
+    assert done.path == "paged.trimmed"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("window", [(-1, -1), (5, -1)])
+def test_a_mixed_step_is_told_its_lengths_by_the_host(window: tuple[int, int], device: str) -> None:
+    case = case_of("noncausal", "b4-q2+3+9+6-h4:2-d16-p4-kv12+3+40+6", window, threshold=3, chunk=8)
+    inputs = make(case).to(torch.device(device))
+    with refused():
+        metadata = built(case, inputs)
+        done = forward(layer_of(case, inputs), metadata, inputs.q, inputs.k_cache, inputs.v_cache,
+                       key=inputs.key, value=inputs.value, load=shapes_alone)  # fmt: skip
+    assert done.path == f"kvcache.padded+extend{'.window' if window[0] > 0 else ''}.mha+prefill.mha"
 
 
 LENGTHS = torch.tensor([3, 1, 2], dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Steps that are answered in parts: their budget is kept by kernels that store parts in 16 bits, and by no wrong one."""
+"""Steps that are answered in parts: kernels that store parts in 16 bits keep the budget, and no wrong one does."""
 
 from dataclasses import replace
 
