@@ -13,6 +13,7 @@ import pytest
 
 from conformance import __version__, backends, environment, expectations, manifest
 from conformance import compare as comparing
+from conformance import matrix as tabulating
 from conformance import merge as merging
 from conformance.asked import positive
 from conformance.case import BadCase
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
                              help="known gaps, beside those that come with the suite; may be repeated")  # fmt: skip
         command.add_argument("--no-expectations", action="store_true", default=None,
                              help="leave out the list of gaps that comes with the suite")  # fmt: skip
-    tiers = ", ".join((*manifest.TIERS, manifest.FUZZ))
+    tiers = ", ".join((*manifest.TIERS, *manifest.GROUPS, manifest.FUZZ))
     run.add_argument("--tier", help=f"which cases: {tiers} (default: smoke); options of fuzz go with {manifest.FUZZ}")
     run.add_argument("--case", action="append", metavar="ID", help="run this case, or RELATION/ID; may be repeated")
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         compare.add_argument(which, metavar=which.upper(), help="a record; of several parts, RECORD,RECORD,...")
     compare.add_argument("--strict", action="store_true", help="whatever changed, the exit code is 1")
     compare.set_defaults(command=_compare)
+
+    matrix = commands.add_parser("matrix", help="path by feature by version, and what explains each failure")
+    matrix.add_argument("records", nargs="+", type=Path, metavar="RECORD", help="those of one system are joined")
+    matrix.add_argument("--format", choices=tabulating.FORMATS, default="text")
+    matrix.set_defaults(command=_matrix)
 
     listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
     listing.add_argument("--tier", default="smoke")
@@ -255,6 +261,16 @@ def _compare(options: argparse.Namespace, _: list[str]) -> int:
     if found.regressed or (options.strict and found.changes):
         return NOT_CONFORMANT
     return CONFORMANT if found.complete and found.common else NOTHING_RAN
+
+
+def _matrix(options: argparse.Namespace, _: list[str]) -> int:
+    """Exit code 1 for a failure that nothing explains; 3 where one might be in what a record lacks."""
+    found = tabulating.matrix(tabulating.of_records(options.records))
+    for line in tabulating.FORMATS[options.format](found):
+        print(line)
+    if found.unexplained:
+        return NOT_CONFORMANT
+    return CONFORMANT if found.complete and found.anything_ran else NOTHING_RAN
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:

@@ -28,6 +28,12 @@ MEAN_SQUARE_ROUNDING = 0.18
 CASE_NOISE_LIMIT = 1.25
 """Root mean square error of a case over that of its rounding; correct kernels stay below 1."""
 
+COHERENT_SUM = 2.0
+"""Energy of the partial sums of equal terms added in halves, over that of their sum: 1 + 1/2 + 1/4 + ..."""
+
+LIKELY_SCORE = 9.0
+"""Square of a score that has weight, over B_k: of three standard deviations, as the largest of some hundred has."""
+
 ROW_NOISE_LIMIT = 6.0
 """The same for one (query, head) row, whose D errors share a few dominant weights and so scatter far more."""
 
@@ -186,6 +192,7 @@ def error_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor
     u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
     scores = sums.weighted_score_v + o * sums.weighted_score[..., None]
     bound = u_out * o + u_p * sums.weighted_v + _score_roundoff(profile, case) * scores + 2.0**-20 * sums.weighted_v
+    bound += _additions(case.page_size) * _roundoff(profile.weight_sum) * o + _roundoff(profile.split) * sums.weighted_v
     # Near the smallest normal number a relative bound says nothing: weights, and the output, err absolutely there.
     bound += UNDERFLOW[profile.p] * sums.visible_v + UNDERFLOW[profile.out]
     if (parts := want.parts) is not None:
@@ -202,8 +209,12 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
     sums = _sums(want)
     u_out, u_p = UNIT_ROUNDOFF[profile.out], UNIT_ROUNDOFF[profile.p]
     variance = MEAN_SQUARE_ROUNDING * (u_out**2 * want.out.square() + u_p**2 * sums.squared_v)
-    if profile.scaled_q:
-        variance += MEAN_SQUARE_ROUNDING * UNIT_ROUNDOFF[profile.scaled_q] ** 2 * sums.squared_score_deviation
+    variance += MEAN_SQUARE_ROUNDING * _score_noise(profile, case) * sums.squared_score_deviation
+    if profile.weight_sum:  # of positive terms, as those of a score with all its products alike
+        variance += MEAN_SQUARE_ROUNDING * COHERENT_SUM * _roundoff(profile.weight_sum) ** 2 * want.out.square()
+    if profile.split:  # into an unknown number: their sums of p v are alike, or of either sign like the terms
+        squares = want.out.square() + sums.squared_v
+        variance += MEAN_SQUARE_ROUNDING * _roundoff(profile.split) ** 2 * squares
     # float32 work: accumulation, and scores whose error, relative to A, is about u_32 sqrt(D) rather than (D + 8) u_32
     variance += (2.0**-22 * sums.weighted_v).square()
     variance += case.head_dim * U32**2 * sums.squared_score_deviation
@@ -220,6 +231,7 @@ def noise_variance(want: Attention, profile: RoundingProfile, case: Case) -> Ten
 def lse_bound(want: Attention, profile: RoundingProfile, case: Case) -> Tensor:
     """Worst-case error of each lse, [T, Hq]: that of the scores, of a float32 sum and logarithm, and of storing it."""
     scores = _score_roundoff(profile, case) * _sums(want).weighted_score + _absolute_score_error(want, case)
+    scores += _additions(case.page_size) * _roundoff(profile.weight_sum)
     steps = 1 if want.parts is None else 2  # and that of merging
     return scores + steps * (2.0**-20 + 4 * U32 * want.lse.abs())
 
@@ -231,8 +243,25 @@ def _sums(want: Attention) -> RoundingSums:
 
 
 def _score_roundoff(profile: RoundingProfile, case: Case) -> float:
-    """Relative error of a score, in units of A_k: a float32 dot product of D terms, and q rounded before it."""
-    return _roundoff(profile.scaled_q) + (case.head_dim + 8) * U32
+    """Relative error of a score, in units of A_k: q and products rounded, and a sum of D terms, in float32 or less."""
+    u = _roundoff(profile.scaled_q) + _roundoff(profile.products)
+    return u + _additions(case.head_dim) * _roundoff(profile.score_sum) + (case.head_dim + 8) * U32
+
+
+def _score_noise(profile: RoundingProfile, case: Case) -> float:
+    """Mean square error of a score in units of MEAN_SQUARE_ROUNDING B_k, float32's aside: q, products, their sum.
+
+    Where D terms are added in halves there are D / 2^l partial sums after l rounds. Those of terms of either sign have
+    an energy of B a round; those of terms alike have, of all rounds, `COHERENT_SUM` times the square of the score.
+    """
+    partial_sums = _additions(case.head_dim) + COHERENT_SUM * LIKELY_SCORE
+    roundings = (profile.scaled_q, 1.0), (profile.products, 1.0), (profile.score_sum, partial_sums)
+    return sum(energy * _roundoff(dtype) ** 2 for dtype, energy in roundings)
+
+
+def _additions(terms: int) -> int:
+    """Through how many additions a term goes where so many are added in halves."""
+    return max(0, terms - 1).bit_length()
 
 
 def _roundoff(dtype: str | None) -> float:

@@ -11,6 +11,9 @@ Entry = TypeVar("Entry")
 TIERS = ("smoke", "core", "full")
 """Those that have a manifest, each with all cases of the one before."""
 
+GROUPS = ("masks",)
+"""Lists of cases that answer one question, by themselves; `smoke` has them all."""
+
 FUZZ = "fuzz"
 """The tier without a manifest: its cases are drawn while it runs, by `conformance.fuzz`."""
 
@@ -20,11 +23,11 @@ class BadTier(Exception):
 
 
 def cases(tier: str) -> list[Case]:
-    """The cases of a tier, in the order of its manifest. Raises BadTier."""
+    """The cases of a tier or a group, in the order of its manifest. Raises BadTier."""
     if tier == FUZZ:
         raise BadTier(f"tier {FUZZ} has no list: its cases are drawn by python -m conformance {FUZZ}")
-    if tier not in TIERS:
-        raise BadTier(f"unknown tier {tier!r}: there is {', '.join((*TIERS, FUZZ))}")
+    if tier not in (*TIERS, *GROUPS):
+        raise BadTier(f"unknown tier {tier!r}: there is {', '.join((*TIERS, *GROUPS, FUZZ))}")
     return entries(f"{tier}.txt", Case.parse)
 
 

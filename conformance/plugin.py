@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", help="the system under test: aiter, torch, or package.module:function")
     group.addoption("--target", help=f"where it runs, or is built for: {', '.join(SPECS)}")
     group.addoption("--aiter", metavar="SOURCE", help="which AITER: a source tree, or a git repository and @REF")
-    group.addoption("--tier", default="smoke", help=f"which cases: {', '.join(manifest.TIERS)} (default: smoke)")
+    group.addoption(
+        "--tier",
+        default="smoke",
+        help=f"which cases: {', '.join((*manifest.TIERS, *manifest.GROUPS))} (default: smoke)",
+    )
     group.addoption(
         "--case",
         action="append",

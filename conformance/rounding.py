@@ -21,13 +21,20 @@ which are the same."""
 
 @dataclass(frozen=True)
 class RoundingProfile:
-    """What a kernel rounds, apart from accumulating in float32. Every field names a dtype of `UNIT_ROUNDOFF`."""
+    """What a kernel rounds, apart from accumulating in float32. Every field names a dtype of `UNIT_ROUNDOFF`.
+
+    A sum that rounds is one that Triton's `tl.sum` makes of 16-bit terms.
+    """
 
     out: str  # the stored output
     p: str  # softmax weights in the product with V
     scaled_q: str | None = None  # q * scale * log2(e) before the product with K, where that is rounded
     parts: str | None = None  # the outputs of the parts that a call is answered in, stored before they are merged
     merged: str | None = None  # the running result after each merge of two parts but the last
+    products: str | None = None  # q_d * k_d, each one, where a score is no dot product of a matrix unit
+    score_sum: str | None = None  # the sum of those, after every addition
+    split: str | None = None  # the outputs of a kernel's own splits of the keys, stored before it adds them up
+    weight_sum: str | None = None  # the sum of a page's softmax weights, after every addition
 
     @classmethod
     def flash(cls, dtype: str) -> "RoundingProfile":

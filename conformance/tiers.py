@@ -3,8 +3,8 @@
 | tier | holds |
 | --- | --- |
 | smoke | a list picked by hand, which is kept as it is |
-| core | smoke, refusals, what was found before, every boundary relation, every legal pair of levels |
-| full | core, page ids that take a cache above 2^31 elements, every legal triple of levels |
+| core | smoke, refusals, what was found before, every boundary relation, every legal pair of levels, of steps too |
+| full | core, page ids that take a cache above 2^31 elements, every legal triple of levels, of steps too |
 
 Each holds the one before. `fuzz` has no manifest: its cases are drawn while it runs.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from conformance import manifest, realize
+from conformance import manifest, realize, step_space
 from conformance.axes import AXES, BLIND, CAUSAL, CONTEXT, DTYPE, PAGE, QUERIES, space
 from conformance.case import DECODE, Case
 from conformance.cost import seconds
@@ -38,8 +38,22 @@ REFUSALS = (
     "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-sinks-packed-random",
     "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-cache.e4m3fn-packed-random",
     "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-q.e4m3fn-packed-random",
+    "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-q.e4m3fnuz-packed-random",
+    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-q.e4m3fn-packed-random",
+    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-q.e4m3fnuz-packed-random",
+    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-cache.e4m3fn-descale.head-packed-random",
+    "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-cache.e4m3fnuz-descale.head-packed-random",
+    "prefill-causal-bf16-b2-q40+33-h4:2-d64-p16-kv40+33-softcap30-t1-packed-random",
+    "prefill-noncausal-bf16-b2-q40+33-h4:2-d64-p16-kv40+33-alibi-t1-packed-random",
+    "prefill-causal-bf16-b2-q40+33-h4:2-d64-p16-kv40+33-w0:inf-t1-packed-random",
+    "extend-causal-bf16-b2-q40+33-h4:2-d64-p16-kv150+90-softcap30-t8-packed-random",
+    "extend-causal-bf16-b2-q40+33-h4:2-d64-p16-kv150+90-alibi-t8-packed-random",
+    "extend-causal-bf16-b2-q40+33-h4:2-d64-p16-kv150+90-cache.e4m3fn-q.e4m3fn-t8-packed-random",
+    "extend-causal-bf16-b2-q40+33-h4:2-d64-p16-kv150+90-cache.e4m3fnuz-q.e4m3fnuz-t8-packed-random",
+    "mixed-noncausal-bf16-b3-q8+40+33-h4:2-d64-p16-kv90+150+33-sinks-t8-packed-random",
 )
-"""What no non-causal kernel of AITER's has: a backend refuses it, or is right."""
+"""What no kernel of AITER's has that the dispatch takes for it: a backend refuses it, or is right."""
 
 HUGE = (
     "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv100+37-pages.huge-packed-needle",
@@ -98,14 +112,19 @@ def core() -> list[Case]:
     """Every boundary relation and every legal pair of levels."""
     by_hand = [*manifest.cases("smoke"), *map(Case.parse, (*REFUSALS, *FOUND))]
     made = cover(space(), 2, covered=rows(by_hand), required=_alternating(boundaries()), cost=_cost, dear=DEAR)
-    return _distinct([*by_hand, *map(realize.case, made)])
+    return _distinct([*by_hand, *map(realize.case, made), *_steps(by_hand, 2)])
 
 
 def full(core: Iterable[Case]) -> list[Case]:
     """Every legal triple of levels."""
     by_hand = [*core, *map(Case.parse, HUGE)]
     made = cover(space(), 3, covered=rows(by_hand), cost=_cost)
-    return _distinct([*by_hand, *map(realize.case, made)])
+    return _distinct([*by_hand, *map(realize.case, made), *_steps(by_hand, 3)])
+
+
+def _steps(by_hand: Iterable[Case], strength: int) -> Iterator[Case]:
+    """Steps that do more than decode, so that every legal combination of so many of their levels is in one."""
+    return map(step_space.case, cover(step_space.space(), strength, covered=step_rows(by_hand)))
 
 
 def _cost(levels: realize.Levels) -> float:
@@ -124,6 +143,11 @@ def rows(cases: Iterable[Case]) -> Iterator[Row]:
         if case.step != DECODE or case.q_dtype or case.per_head_descales:
             continue  # what the axes do not have covers nothing of theirs
         yield {name: some & known[name] for name, some in realize.levels(case).items()}
+
+
+def step_rows(cases: Iterable[Case]) -> Iterator[Row]:
+    """What cases cover of the levels of steps."""
+    return (levels for case in cases if (levels := step_space.levels(case)) is not None)
 
 
 def missing_boundaries(cases: Iterable[Case]) -> list[dict[str, str]]:
@@ -159,13 +183,15 @@ def main(arguments: list[str] | None = None) -> int:
         made["full"] = full(made["core"])
         for tier, cases in made.items():
             (Path(__file__).parent / "manifests" / f"{tier}.txt").write_text(text(tier, cases))
-    lacking = 0
+    lacking, steps = 0, step_space.space()
     for tier in ("smoke", "core", "full"):
         cases = manifest.cases(tier)
         lacks = {
             "boundary relations": missing_boundaries(cases) if tier != "smoke" else [],
             "legal pairs": uncovered(space(), rows(cases), 2) if tier != "smoke" else [],
             "legal triples": uncovered(space(), rows(cases), 3) if tier == "full" else [],
+            "legal pairs of steps": uncovered(steps, step_rows(cases), 2) if tier != "smoke" else [],
+            "legal triples of steps": uncovered(steps, step_rows(cases), 3) if tier == "full" else [],
         }
         lacking += sum(map(len, lacks.values()))
         minutes = sum(map(seconds, cases)) / 60

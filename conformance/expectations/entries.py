@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.version import InvalidVersion, Version
 
@@ -32,6 +32,8 @@ from conformance.targets import Target
 BEGINNING = Version("0")
 OPEN = "open"
 ANY = "any"
+
+Entry = TypeVar("Entry")
 
 FIELDS = ("match", "status", "since", "until", "arch", "reason", "issue")
 LISTS = ("match", "arch")
@@ -112,30 +114,38 @@ def committed(backend: str) -> list[Expectation]:
 
 def read(file: Traversable, name: str) -> list[Expectation]:
     """The entries of a list, which is called `name` in every sentence about it. Raises BadExpectations."""
+    return entries(file, name, "expectation", expectation)
+
+
+def entries(file: Traversable, name: str, word: str, of_table: Callable[[dict[str, Any], str], Entry]) -> list[Entry]:
+    """What `of_table` makes of each [[word]] table of a file and its place; BadExpectations where it raises ValueError.
+
+    Raises it too for a file that cannot be read, or that holds anything else.
+    """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadExpectations(f"cannot read expectations from {name}: {error}") from error
-    tables = content.get("expectation", [])
-    if set(content) - {"expectation"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        raise BadExpectations(f"{name} holds [[expectation]] tables and nothing else")
+        raise BadExpectations(f"cannot read {word}s from {name}: {error}") from error
+    tables = content.get(word, [])
+    if set(content) - {word} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+        raise BadExpectations(f"{name} holds [[{word}]] tables and nothing else")
     found = []
     for number, table in enumerate(tables, 1):
         place = f"{name}, entry {number}"
         try:
-            found.append(_entry(table, place))
+            found.append(of_table(table, place))
         except ValueError as error:
             raise BadExpectations(f"{place}: {error}") from error
     return found
 
 
-def _entry(table: dict[str, Any], place: str) -> Expectation:
+def expectation(table: dict[str, Any], place: str) -> Expectation:
     """The entry that a table is. Raises ValueError."""
     if missing := [field for field in FIELDS if field not in table]:
         raise ValueError(f"lacks {', '.join(missing)}")
     if unknown := [field for field in table if field not in FIELDS]:
         raise ValueError(f"no field is called {unknown[0]!r}: there are {', '.join(FIELDS)}")
-    match, arch = _texts(table, "match"), _texts(table, "arch")
+    match, arch = texts(table, "match"), texts(table, "arch")
     if all(glob.startswith("!") for glob in match):
         raise ValueError("match takes checks out, and has none in")
     status, reason, issue = (_text(table, field) for field in ("status", "reason", "issue"))
@@ -159,8 +169,8 @@ def _text(table: dict[str, Any], field: str) -> str:
     return value
 
 
-def _texts(table: dict[str, Any], field: str) -> tuple[str, ...]:
-    """One text, or a list of them."""
+def texts(table: dict[str, Any], field: str) -> tuple[str, ...]:
+    """One text of a table, or a list of them. Raises ValueError for anything else."""
     some = table[field] if isinstance(table[field], list) else [table[field]]
     if not some:
         raise ValueError(f"{field} is empty")

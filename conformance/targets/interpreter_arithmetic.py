@@ -6,6 +6,8 @@
 * A float argument is a float32 to compiled Triton. Left alone it stays a Python number, which takes the type of the
   other operand: `q * scale` with a bfloat16 `q` would be computed in bfloat16.
 * `maximum` and `minimum` return the other operand where one is NaN, unless asked to propagate it.
+* A sum in 16 bits or fewer rounds after every addition. It goes by halves, as the lanes of a GPU add; how many terms a
+  lane adds up by itself before that is the compiler's choice, so that hardware may round somewhat more.
 
 Known to differ still: a number that a kernel assigns to a variable becomes a float32 (compiled Triton keeps it a
 number); a product and a sum are never fused; exp2, log2 and division are NumPy's, right to the last place or nearly.
@@ -121,7 +123,16 @@ def _mend_reductions(interpreter: Any) -> None:
         known(tl.standard, "_elementwise_min"): np.fmin.reduce,
     }
 
+    add = known(tl.standard, "_sum_combine")
+
     def apply_reduce(self: Any, input: Any) -> Any:
+        if self.combine_fn is add and _name_of(input[0]) in _SUMMED_BY_HALVES:
+            x = input[0].handle
+            axis = self.axis if self.axis is not None else 0
+            total = _sum_by_halves(x.data if self.axis is not None else x.data.reshape(-1), axis, x.dtype.scalar.name)
+            if self.keep_dims:
+                total = np.expand_dims(total, axis if self.axis is not None else tuple(range(x.data.ndim)))
+            return self.to_tensor(total, input[0].dtype)
         if any(_is_low_precision(x.handle) for x in input):
             return self.generic_reduce(input)  # step by step, through the mended operations
         if self.combine_fn in extremes:
@@ -135,6 +146,22 @@ def _mend_reductions(interpreter: Any) -> None:
 
     interpreter.ReduceOps.apply_impl = apply_reduce
     interpreter.ScanOps.apply_impl = apply_scan
+
+
+_SUMMED_BY_HALVES = {"fp16", *FORMATS}
+
+
+def _name_of(tensor: Any) -> str:
+    return tensor.handle.dtype.scalar.name
+
+
+def _sum_by_halves(stored: np.ndarray, axis: int, name: str) -> np.ndarray:
+    """The sum along an axis whose length is a power of two, as every tensor's of Triton is."""
+    terms = np.moveaxis(stored, axis, 0)
+    while len(terms) > 1:
+        first, second = terms[: len(terms) // 2], terms[len(terms) // 2 :]
+        terms = narrow(widen(first, name) + widen(second, name), name) if name in FORMATS else first + second
+    return terms[0]
 
 
 def _mend_arguments(interpreter: Any) -> None:

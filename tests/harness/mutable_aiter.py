@@ -58,7 +58,7 @@ from aiter.ops.triton.small_decode import FACTOR, _fwd_kernel_splitK
 autotuned = triton.autotune(configs=[triton.Config({}, num_warps=4)], key=[])(_fwd_kernel_splitK)
 
 
-def flash_attn_with_kvcache(q, k, v, cache_seqlens, softmax_scale, causal, window_size, page_table, return_softmax_lse):
+def flash_attn_with_kvcache(q, k, v, cache_seqlens, softmax_scale, page_table, **nothing_asked):
     b, m, heads, d = q.shape
     out, lse = torch.empty_like(q), torch.empty(b, m, heads)
     autotuned[(b * m * heads,)](

@@ -1,0 +1,62 @@
+"""A function of AITER's as a system under test of its own: how it is loaded, and how a case is declined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conformance.aiter_source import AiterNotFound, AiterSource, load_kernel
+from conformance.case import Case
+from conformance.status import Unsupported
+from conformance.targets import Target
+from conformance.targets.target import FP8
+
+
+class Entry:
+    """One function of `aiter.ops.triton.attention`, imported once a process.
+
+    `prepare` and the target's arch are what a backend needs of it; to call it is to call AITER.
+    """
+
+    def __init__(self, module: str, function: str) -> None:
+        self.module, self.function = module, function
+        self.kernel: Callable[..., Any] | None = None
+        self.arch = ""
+        self.target_kind = ""
+
+    def prepare(self, source: AiterSource | None, target: Target) -> None:
+        """Import the function, from the layout since 2026-01 or before. Raises AiterNotFound or AiterNotLoadable."""
+        if source is None:
+            raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+        modules = f"aiter.ops.triton.attention.{self.module}", f"aiter.ops.triton.{self.module}"
+        self.kernel = load_kernel(source, target, modules, self.function)
+        self.arch, self.target_kind = target.arch, target.kind
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.kernel is None:
+            raise RuntimeError(f"{self.function} is called before it was prepared")
+        return self.kernel(*arguments, **named)
+
+    def decline(self, *lacking: tuple[str, bool]) -> None:
+        """Raises Unsupported for the first that is asked for; each is a feature, and whether it is asked for."""
+        for feature, asked in lacking:
+            if asked:
+                raise Unsupported(f"{self.function} has no {feature}")
+
+    def decline_foreign_float8(self, case: Case) -> None:
+        """Raises Unsupported for a cache in a float8 that the arch does not compute with."""
+        if case.cache_dtype not in ("", own := FP8.get(self.arch, case.cache_dtype)):
+            raise Unsupported(f"a float8 cache on {self.arch} is {own}, not {case.cache_dtype}")
+
+
+def unwritten(q: Tensor) -> Tensor:
+    """A buffer for the output of `q` [T, Hq, D], contiguous, all NaN: what a kernel does not write shows."""
+    return torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.device)
+
+
+def sees_only_the_left(case: Case) -> bool:
+    """Does no query look to its right, so that it makes no difference whether a kernel is told that it is causal?"""
+    return case.causal or max(case.query_lens) == 1 or case.window[1] == 0

@@ -1,0 +1,100 @@
+"""Keys and values taken out of their pages, as kernels want them that know of none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.case import DECODE, Case
+from conformance.inputs import Inputs
+from conformance.status import Unsupported
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where keys lie, sequence by sequence: `sequence`, `page` and `row` int64 [N], `starts` int32 [B + 1]."""
+
+    sequence: Tensor
+    page: Tensor
+    row: Tensor
+    starts: Tensor
+
+
+def slots(case: Case, inputs: Inputs, first: Sequence[int], end: Sequence[int]) -> Slots:
+    """Those of keys `first[b] <= j < end[b]` of each sequence; the host knows the lengths, the device has the table."""
+    counts = torch.tensor([b - a for a, b in zip(first, end, strict=True)])
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    sequence = torch.arange(case.batch).repeat_interleave(counts)
+    key = torch.arange(len(sequence)) + (torch.tensor(first) - starts[:-1])[sequence]
+    device = inputs.q.device
+    sequence, key = sequence.to(device), key.to(device)
+    page = inputs.block_table[sequence, key // case.page_size].long()
+    return Slots(sequence, page, key % case.page_size, starts.int().to(device))
+
+
+def every_key(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """K and V [sum n, Hkv, D], and where each sequence's begin, int32 [B + 1].
+
+    They are in the dtype of q; where both are small, they are as stored.
+    """
+    where = slots(case, inputs, [0] * case.batch, case.seq_lens)
+    if case.q_dtype:
+        return inputs.k_cache[where.page, where.row], inputs.v_cache[where.page, where.row], where.starts
+    return *stored(inputs, where), where.starts
+
+
+def stored(inputs: Inputs, where: Slots) -> tuple[Tensor, Tensor]:
+    """K and V [N, Hkv, D] at those places; what a smaller cache holds is multiplied by its descale, exactly."""
+
+    def take(cache: Tensor, descale: Tensor | None) -> Tensor:
+        values = cache[where.page, where.row]
+        return values if descale is None else (values.float() * descale[where.sequence][..., None]).to(inputs.q.dtype)
+
+    return take(inputs.k_cache, inputs.k_descale), take(inputs.v_cache, inputs.v_descale)
+
+
+def new_tokens(case: Case, inputs: Inputs, *, least: int = 1) -> tuple[Tensor, Tensor]:
+    """K and V [T, Hkv, D] of the queries' own tokens: as the layer computed them, or from the pages, where any decode.
+
+    A kernel does not read those of sequences with fewer queries than `least`, which are NaN. Raises Unsupported where
+    a sequence has more queries than keys, so that some of its tokens have neither.
+    """
+    read = [m >= least for m in case.query_lens]
+    if any(m > n for m, n, needed in zip(case.query_lens, case.seq_lens, read, strict=True) if needed):
+        raise Unsupported("of a sequence with more queries than keys some tokens have no key that could be passed on")
+    from_pages = any(needed and kind == DECODE for needed, kind in zip(read, case.kinds, strict=True))
+    if not from_pages and inputs.key is not None and inputs.value is not None:
+        return inputs.key, inputs.value
+    first = [n - m if needed else n for m, n, needed in zip(case.query_lens, case.seq_lens, read, strict=True)]
+    tokens = torch.tensor(read).repeat_interleave(torch.tensor(case.query_lens)).to(inputs.q.device)
+
+    def as_packed(rows: Tensor) -> Tensor:
+        every = rows.new_full((case.tokens, *rows.shape[1:]), torch.nan)
+        every[tokens] = rows
+        return every
+
+    k, v = stored(inputs, slots(case, inputs, first, case.seq_lens))
+    return as_packed(k), as_packed(v)
+
+
+def context(case: Case, inputs: Inputs) -> Slots:
+    """Where the keys before the queries' own tokens lie; for batches of which `new_tokens` has them all."""
+    return slots(case, inputs, [0] * case.batch, [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)])
+
+
+def as_rows(k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Both caches as rows that pages are cut from, [R, Hkv, D], and how many rows lie from one page to the next.
+
+    Views: rows between the pages of a cache are another's, or another head's, and are never asked for. Raises
+    Unsupported where pages lie no whole number of rows apart, or K's otherwise than V's.
+    """
+    apart = {cache.stride(0) / cache.stride(1) for cache in (k_cache, v_cache)}
+    if len(apart) > 1 or not min(apart).is_integer():
+        raise Unsupported("pages that are not the same whole number of rows apart in K and in V")
+    step, (pages, page_size, heads, head_dim) = int(min(apart)), k_cache.shape
+    size = ((pages - 1) * step + page_size, heads, head_dim)
+    k, v = (x.as_strided(size, x.stride()[1:], x.storage_offset()) for x in (k_cache, v_cache))
+    return k, v, step
