@@ -8,6 +8,7 @@ from conformance.case import Case
 from conformance.check import Check, of_tier
 from conformance.features import FEATURES, LSE, of
 from conformance.graphs import GraphRelation
+from conformance.manifest import GROUPS
 
 PLAIN = "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-packed-random"
 
@@ -25,8 +26,8 @@ def plain(change: tuple[str, str] = ("", "")) -> str:
 
 @cache
 def every_check() -> list[Check]:
-    """Those of the largest tier, which holds the others."""
-    return of_tier("full")
+    """Those of the largest tier, which holds the others, and of groups."""
+    return [check for tier in ("full", *GROUPS) for check in of_tier(tier)]
 
 
 def test_every_check_of_every_tier_has_a_step() -> None:
