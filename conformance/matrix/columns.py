@@ -145,7 +145,7 @@ def _hold(plan: str, records: Iterable[Record]) -> bool:
 
 
 def _planned(plan: dict[str, Any], kind: str) -> list[str]:
-    """The checks of a plan, if it is that of a tier or a group as this version of the suite has it; else nobody knows them."""
+    """The checks of a plan, if it is that of a tier or a group of this version of the suite; else nobody knows them."""
     tier = str(plan.get("title")).removeprefix("tier ")
     if tier not in (*TIERS, *GROUPS):
         return []
