@@ -91,6 +91,7 @@ EDGES: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "head dim not a power of two": (("d64", "d80"), ("", "")),
     "fused q": (("-packed", "-q.fused-packed"), ("", "")),
     "padded batch": (("kv100+37", "kv100+0"), ("kv100+37", "kv0")),
+    "idle sequence": (("q4", "q4+0"), ("q4", "q4+1")),
     "empty contexts": (("kv100+37", "kv0"), ("kv100+37", "kv100+0")),
     "short contexts": (("kv100+37", "kv100+3"), ("kv100+37", "kv100+4")),
     "long context": (("kv100+37", "kv4097+37"), ("kv100+37", "kv4096+37")),
