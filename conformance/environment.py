@@ -13,7 +13,7 @@ from conformance import __version__, gpus
 from conformance.memory import shown
 from conformance.targets import Target
 
-PACKAGES = ("torch", "triton", "pytorch-triton-rocm", "numpy", "pytest", "pytest-xdist")
+PACKAGES = ("torch", "triton", "pytorch-triton-rocm", "numpy", "vllm", "pytest", "pytest-xdist")
 
 
 def describe(target: Target | None = None) -> dict[str, str]:

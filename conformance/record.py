@@ -128,8 +128,12 @@ class Record:
 
     @property
     def name(self) -> str:
-        """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
-        return " ".join([str(self.run.get("backend", "?")), *filter(None, [self.run.get("aiter", {}).get("version")])])
+        """As a run calls its system: `aiter 0.1.20.post1`, `vllm 0.33.0 on aiter 0.1.20.post1`, `torch`."""
+        backend, aiter = str(self.run.get("backend", "?")), self.run.get("aiter", {}).get("version")
+        own = self.header.get("environment", {}).get(backend)
+        if own and aiter:
+            return f"{backend} {own} on aiter {aiter}"
+        return " ".join(filter(None, [backend, aiter]))
 
     @property
     def target(self) -> str:

@@ -9,7 +9,7 @@ from conformance import backends
 from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate
 from conformance.targets import SPECS, Target, TargetError, activate
 
-NotReady = (backends.UnknownBackend, AiterNotFound, AiterNotLoadable, TargetError)
+NotReady = (backends.UnknownBackend, backends.BackendNotReady, AiterNotFound, AiterNotLoadable, TargetError)
 """What `choose` and `System.start` raise: each one clear sentence about why nothing can run."""
 
 
@@ -30,7 +30,9 @@ class System:
 
     @property
     def name(self) -> str:
-        """`aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
+        """`aiter 0.1.20.post1`, `vllm 0.33.0 on aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
+        if self.backend.version is not None and self.source:
+            return f"{self.backend.name} {self.backend.version()} on aiter {self.source.version}"
         return f"{self.backend.name} {self.source.version}" if self.source else self.backend.name
 
     @property
@@ -61,6 +63,8 @@ def choose(backend: str | None, target: str | None, aiter: str | None) -> System
     source = locate(aiter)
     name = backend if backend is not None else "aiter" if source else "torch"
     loaded = backends.load(name)
+    if loaded.version is not None:
+        loaded.version()  # BackendNotReady, before an AITER is looked for
     if loaded.needs_aiter and source is None:
         raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
     if aiter and not loaded.needs_aiter and ":" not in name:

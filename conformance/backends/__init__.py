@@ -19,11 +19,15 @@ from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
 
-__all__ = ["Answer", "Backend", "UnknownBackend", "Unsupported", "load", "names"]
+__all__ = ["Answer", "Backend", "BackendNotReady", "UnknownBackend", "Unsupported", "load", "names"]
 
 
 class UnknownBackend(Exception):
     """A backend that cannot be found or is not callable, in one sentence."""
+
+
+class BackendNotReady(Exception):
+    """A backend that is known, and lacks something of its own here, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Backend:
     needs_aiter: bool = False
     prepare: Callable[[AiterSource | None, Target], None] | None = None  # once a process, before the first case
     describe: Callable[[AiterSource], dict[str, str]] | None = None  # what `doctor` should say of an AITER
+    version: Callable[[], str] | None = None  # of what is under test beside AITER, where there is such a thing
     capturable: bool = False  # claims that `attend` may run while a graph is captured: it reads no value of the device
 
     def answer(self, case: Case, inputs: Inputs) -> Answer:
@@ -81,6 +86,6 @@ def load(name: str) -> Backend:
     if name not in names():
         raise UnknownBackend(f"unknown backend {name!r}: there are {', '.join(names())}, or package.module:function")
     module = importlib.import_module(f"{__name__}.{name}")
-    prepare, describe = getattr(module, "prepare", None), getattr(module, "describe", None)
+    own = {field: getattr(module, field, None) for field in ("prepare", "describe", "version")}
     capturable = getattr(module, "CAPTURABLE", False)
-    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, prepare, describe, capturable)
+    return Backend(name, module.attend, module.TARGETS, module.NEEDS_AITER, **own, capturable=capturable)

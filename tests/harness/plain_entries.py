@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.harness.dispatched import pages_of, rows_of_attention
+from tests.harness.dispatch_kernels import pages_of, rows_of_attention
 
 NO_WINDOW = (-1, -1)
 

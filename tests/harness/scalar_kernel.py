@@ -8,7 +8,7 @@ from torch import Tensor
 from conformance.case import Case
 from conformance.inputs import TORCH_DTYPE, Inputs
 from conformance.rounding import RoundingProfile
-from tests.harness.dispatched import pages_of
+from tests.harness.dispatch_kernels import pages_of
 
 
 def by_halves(terms: Tensor) -> Tensor:
