@@ -179,7 +179,7 @@ class _Explained:
     def __init__(self, column: Column, findings: Iterable[Finding]) -> None:
         self._results: Mapping[str, Result] = column.results
         system = column.system
-        self._findings = [finding for finding in findings if finding.failure.concerns(system.place)
+        self._findings = [finding for finding in findings if finding.concerns(system.backend, system.place)
                           and within(finding.failure, system.source)]  # fmt: skip
 
     def came(self, name: str, having: Sequence[Feature], paths: Sequence[str]) -> Came:

@@ -208,6 +208,8 @@ EXPLAINS: dict[str, tuple[dict[str, Any], bool]] = {
     "earlier": ({"until": "0.1.16"}, False),
     "its arch": ({"arch": "gfx942"}, True),
     "its target": ({"arch": "interpreter:*"}, True),
+    "its backend": ({"backend": ["vllm", "ait*"]}, True),
+    "another backend": ({"backend": "vllm"}, False),
     "another arch": ({"arch": ["gfx950", "gpu:gfx942"]}, False),
 }
 
@@ -241,6 +243,7 @@ def test_development_versions_lie_before_the_release_that_they_lead_to(
     ({"features": ["short context"]}, "no feature is called 'short context'"),
     ({"features": [1]}, "features must be a text"),
     ({"path": ""}, "path is empty"),
+    ({"backend": []}, "backend is empty"),
     ({"paths": "x"}, "no field is called 'paths'"),
     ({"status": "PASS"}, "status 'PASS' cannot be expected"),
 ])  # fmt: skip
