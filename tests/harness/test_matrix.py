@@ -146,6 +146,18 @@ def test_an_lse_that_one_column_judged_is_asked_of_all(record: RecordOf) -> None
     assert shown(some, "unified", "lse") == ["!! 0/1/1 NONFINITE unexplained: 1", "+ 1/1/1"]
 
 
+def test_refusals_that_differ_in_numbers_alone_are_one_note(record: RecordOf) -> None:
+    results = {
+        PLAIN: PASS,
+        SOFTCAP: REFUSED | {"reason": "no window (-1, 16)"},
+        SHORT: REFUSED | {"reason": "no window (3, -1)"},
+        DRAFT: REFUSED | {"reason": "no sinks"},
+    }
+    some = of(record("one", results))
+    notes = {note.reason: some.example(note) for row in some.rows for one in row.cells for note in one.notes}
+    assert notes == {"no window (-1, 16)": SOFTCAP, "no sinks": DRAFT}, "shown word for word by its check"
+
+
 # -- where a check stands ----------------------------------------------------------------------------------------------
 
 
