@@ -167,6 +167,7 @@ FEATURES = (
 
     _case("padded batch", "rows of length 0 beside others, as a captured batch is padded",
           lambda case: any(m and not n for m, n in _pairs(case)) and any(case.seq_lens)),
+    _case("idle sequence", "a sequence without a query beside others", lambda case: not all(case.query_lens)),
     _case("empty contexts", "no sequence has a key", lambda case: not any(case.seq_lens)),
     _case("short contexts", "a sequence of fewer keys than queries",
           lambda case: any(0 < n < m for m, n in _pairs(case))),

@@ -57,7 +57,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         sm_scale=inputs.scale,
     )
     kinds = [name for name, here in (("prefill", max(case.query_lens) > 1), ("decode", 1 in case.query_lens)) if here]
-    return Answer(out, path="chunked." + "+".join(kinds), profile=rounding(case))
+    return Answer(out, path="+".join(map("chunked.{}".format, kinds)), profile=rounding(case))
 
 
 def rounding(case: Case) -> RoundingProfile:

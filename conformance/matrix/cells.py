@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
 from conformance import features
@@ -28,6 +28,9 @@ GRAVITY = (Status.CRASH, Status.MISMATCH, Status.NONFINITE, Status.MALFORMED, St
 
 _PLACE = re.compile(r" \([^() ]+:\d+ in [^() ]+\)$")
 """Where an exception was raised: it moves from version to version."""
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+"""Reasons of a refusal that differ in these alone are one."""
 
 
 class State(StrEnum):
@@ -128,17 +131,22 @@ class Matrix:
         return any(one.state not in (State.NOT_RUN, State.REFUSED) for came in self.came for one in came.values())
 
     def example(self, note: Note) -> str:
-        """A check that shows it: a case rather than a relation where there is one, and the shortest id."""
+        """A check that shows it: word for word if one does, a case rather than a relation, and the shortest id."""
         return self._examples[note]
 
     @cached_property
     def _examples(self) -> dict[Note, str]:
-        showing: dict[Note, list[str]] = defaultdict(list)
+        showing: dict[Note, list[Came]] = defaultdict(list)
         for came in self.came:
             for one in came.values():
                 if one.note:
-                    showing[one.note].append(one.check)
-        return {note: min(some, key=lambda check: ("/" in check, len(check), check)) for note, some in showing.items()}
+                    showing[one.note].append(one)
+        return {note: min(some, key=partial(_shows, note)).check for note, some in showing.items()}
+
+
+def _shows(note: Note, one: Came) -> tuple[bool, bool, int, str]:
+    """How well a check shows a note: the lowest is the best."""
+    return one.reason != note.reason, "/" in one.check, len(one.check), one.check
 
 
 def matrix(columns: Sequence[Column], findings: Iterable[Finding] | None = None) -> Matrix:
@@ -152,9 +160,10 @@ def matrix(columns: Sequence[Column], findings: Iterable[Finding] | None = None)
               for name, check in checks.items()}  # fmt: skip
     cells: dict[tuple[str, str], list[list[Came]]] = defaultdict(lambda: [[] for _ in columns])
     everything: list[dict[str, Came]] = []
+    refusals: dict[str, str] = {}
     for at, column in enumerate(columns):
         ways = paths(checks, column.results)
-        explain = _Explained(column, findings)
+        explain = _Explained(column, findings, refusals)
         came = {name: explain.came(name, having[name], ways[name]) for name in checks}
         everything.append(came)
         for name, one in came.items():
@@ -174,12 +183,13 @@ def _parsed(name: str) -> Check:
 
 
 class _Explained:
-    """Says of each check of a column what it came to."""
+    """Says of each check of a column what it came to. `refusals` has the first of all reasons that are alike."""
 
-    def __init__(self, column: Column, findings: Iterable[Finding]) -> None:
+    def __init__(self, column: Column, findings: Iterable[Finding], refusals: dict[str, str]) -> None:
+        self._refusals = refusals
         self._results: Mapping[str, Result] = column.results
         system = column.system
-        self._findings = [finding for finding in findings if finding.failure.concerns(system.place)
+        self._findings = [finding for finding in findings if finding.concerns(system.backend, system.place)
                           and within(finding.failure, system.source)]  # fmt: skip
 
     def came(self, name: str, having: Sequence[Feature], paths: Sequence[str]) -> Came:
@@ -190,7 +200,9 @@ class _Explained:
         status, reason = result["status"], result.get("reason", "")
         if not fails(result):
             if status == Status.UNSUPPORTED:
-                return Came(name, State.REFUSED, status, Note(State.REFUSED, _PLACE.sub("", reason)))
+                reason = _PLACE.sub("", reason)
+                first = self._refusals.setdefault(_NUMBER.sub("#", reason), reason)
+                return Came(name, State.REFUSED, status, Note(State.REFUSED, first), reason)
             if status == Status.PASS:
                 return Came(name, State.PASS, status)
             expected = result["expected"]

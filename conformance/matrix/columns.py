@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from conformance.aiter_repository import UNKNOWN
 from conformance.aiter_source import AiterSource
 from conformance.check import of_tier, to_build
-from conformance.manifest import TIERS
+from conformance.manifest import GROUPS, TIERS
 from conformance.plan import joint
 from conformance.record import BadRecord, Record, check_id, digest, read
 from conformance.status import Status
@@ -145,9 +145,9 @@ def _hold(plan: str, records: Iterable[Record]) -> bool:
 
 
 def _planned(plan: dict[str, Any], kind: str) -> list[str]:
-    """The checks of a plan, if it is that of a tier as this version of the suite has it; else nobody knows them."""
+    """The checks of a plan, if it is that of a tier or a group of this version of the suite; else nobody knows them."""
     tier = str(plan.get("title")).removeprefix("tier ")
-    if tier not in TIERS:
+    if tier not in (*TIERS, *GROUPS):
         return []
     checks = [check for check in of_tier(tier) if check.runs_on(kind)]
     checks = to_build(checks, chosen=False) if kind == "compile" else checks

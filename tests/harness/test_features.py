@@ -8,6 +8,7 @@ from conformance.case import Case
 from conformance.check import Check, of_tier
 from conformance.features import FEATURES, LSE, of
 from conformance.graphs import GraphRelation
+from conformance.manifest import GROUPS
 
 PLAIN = "decode-causal-bf16-b2-q4-h4:2-d64-p16-kv100+37-packed-random"
 
@@ -25,8 +26,8 @@ def plain(change: tuple[str, str] = ("", "")) -> str:
 
 @cache
 def every_check() -> list[Check]:
-    """Those of the largest tier, which holds the others."""
-    return of_tier("full")
+    """Those of the largest tier, which holds the others, and of groups."""
+    return [check for tier in ("full", *GROUPS) for check in of_tier(tier)]
 
 
 def test_every_check_of_every_tier_has_a_step() -> None:
@@ -90,6 +91,7 @@ EDGES: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "head dim not a power of two": (("d64", "d80"), ("", "")),
     "fused q": (("-packed", "-q.fused-packed"), ("", "")),
     "padded batch": (("kv100+37", "kv100+0"), ("kv100+37", "kv0")),
+    "idle sequence": (("q4", "q4+0"), ("q4", "q4+1")),
     "empty contexts": (("kv100+37", "kv0"), ("kv100+37", "kv100+0")),
     "short contexts": (("kv100+37", "kv100+3"), ("kv100+37", "kv100+4")),
     "long context": (("kv100+37", "kv4097+37"), ("kv100+37", "kv4096+37")),

@@ -146,6 +146,18 @@ def test_an_lse_that_one_column_judged_is_asked_of_all(record: RecordOf) -> None
     assert shown(some, "unified", "lse") == ["!! 0/1/1 NONFINITE unexplained: 1", "+ 1/1/1"]
 
 
+def test_refusals_that_differ_in_numbers_alone_are_one_note(record: RecordOf) -> None:
+    results = {
+        PLAIN: PASS,
+        SOFTCAP: REFUSED | {"reason": "no window (-1, 16)"},
+        SHORT: REFUSED | {"reason": "no window (3, -1)"},
+        DRAFT: REFUSED | {"reason": "no sinks"},
+    }
+    some = of(record("one", results))
+    notes = {note.reason: some.example(note) for row in some.rows for one in row.cells for note in one.notes}
+    assert notes == {"no window (-1, 16)": SOFTCAP, "no sinks": DRAFT}, "shown word for word by its check"
+
+
 # -- where a check stands ----------------------------------------------------------------------------------------------
 
 
@@ -208,6 +220,8 @@ EXPLAINS: dict[str, tuple[dict[str, Any], bool]] = {
     "earlier": ({"until": "0.1.16"}, False),
     "its arch": ({"arch": "gfx942"}, True),
     "its target": ({"arch": "interpreter:*"}, True),
+    "its backend": ({"backend": ["vllm", "ait*"]}, True),
+    "another backend": ({"backend": "vllm"}, False),
     "another arch": ({"arch": ["gfx950", "gpu:gfx942"]}, False),
 }
 
@@ -241,6 +255,7 @@ def test_development_versions_lie_before_the_release_that_they_lead_to(
     ({"features": ["short context"]}, "no feature is called 'short context'"),
     ({"features": [1]}, "features must be a text"),
     ({"path": ""}, "path is empty"),
+    ({"backend": []}, "backend is empty"),
     ({"paths": "x"}, "no field is called 'paths'"),
     ({"status": "PASS"}, "status 'PASS' cannot be expected"),
 ])  # fmt: skip
