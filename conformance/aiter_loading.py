@@ -10,13 +10,14 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from conformance import aiter_launch_options
 from conformance.targets import Target
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str]
     if name is None:
         raise KernelAbsent(f"AITER {source.described} has no module {' or '.join(module_names)}")
     _provide_package(source, target)
+    with suppress(ModuleNotFoundError):  # a kernel that needs what is missing will say so
+        aiter_launch_options.lend(target, source.root)
     module = _import(name, source)
     try:
         return getattr(module, function)
