@@ -252,7 +252,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "a compile target has no answers, so no relation between them can be checked: repeated/",
     ),
     "tier": (["run", "--tier", "nope"], "unknown tier 'nope': there is smoke"),
-    "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, torch"),
+    "backend": (["run", "--backend", "nope"], "unknown backend 'nope': there are aiter, "),
     "module": (["run", "--backend", "no.module:f"], "backend no.module:f cannot be loaded: No module named 'no'"),
     "function": (["run", "--backend", "json:nope"], "backend json:nope cannot be loaded"),
     "target": (["run", "--target", "nope"], "target 'nope'"),
