@@ -4,15 +4,15 @@ import hashlib
 from dataclasses import dataclass
 
 from conformance import manifest
-from conformance.case import BadCase, Case
+from conformance.case import DECODE, BadCase, Case
 from conformance.graphs import GRAPHS, GraphRelation
 from conformance.relations import RELATIONS, Relation
 
 EVERY_RELATION: dict[str, Relation | GraphRelation] = {**RELATIONS, **GRAPHS}
 
 OF_A_TIER = {"smoke": 0, "core": 6, "full": 24}
-"""On so many of a tier's own cases each relation is tried, half of them causal, beside those of `relations.txt` and
-`graphs.txt`."""
+"""On so many of a tier's own decodes each relation is tried, half of them causal, and on a third as many of its other
+steps, beside those of `relations.txt` and `graphs.txt`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def of_tier(tier: str) -> list[Check]:
         for relation in GRAPHS.values()
         if relation.applies(case)
     ]
-    related = [*manifest.entries("relations.txt", Check.parse), *captured, *drawn(cases, OF_A_TIER[tier])]
+    decodes = drawn([case for case in cases if case.step == DECODE], OF_A_TIER[tier])
+    steps = drawn([case for case in cases if case.step != DECODE], OF_A_TIER[tier] // 3)
+    related = [*manifest.entries("relations.txt", Check.parse), *captured, *decodes, *steps]
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 

@@ -13,6 +13,7 @@ from itertools import chain
 from conformance import features
 from conformance.case import BadCase
 from conformance.check import Check
+from conformance.expectations.entries import committed as declared
 from conformance.expectations.findings import Finding, committed
 from conformance.expectations.order import within
 from conformance.features import FEATURES, Feature
@@ -191,6 +192,8 @@ class _Explained:
         system = column.system
         self._findings = [finding for finding in findings if finding.concerns(system.backend, system.place)
                           and within(finding.failure, system.source)]  # fmt: skip
+        self._gaps = [gap for gap in declared(system.backend)
+                      if gap.concerns(system.place) and within(gap, system.source)]  # fmt: skip
 
     def came(self, name: str, having: Sequence[Feature], paths: Sequence[str]) -> Came:
         """Of the check of that name, with these features, that took or would have taken these paths."""
@@ -207,6 +210,9 @@ class _Explained:
                 return Came(name, State.PASS, status)
             expected = result["expected"]
             return Came(name, State.GAP, status, Note(State.GAP, expected["reason"], expected["issue"]), reason)
+        for gap in self._gaps:  # declared since the record was made
+            if "expected" not in result and gap.status == status and gap.matches(name):
+                return Came(name, State.GAP, status, Note(State.GAP, gap.reason, gap.issue), reason)
         concerned = {*paths, *chain(*taken_by(result))}
         for finding in self._findings:
             if any(finding.explains(name, having, path, status) for path in concerned):

@@ -93,7 +93,7 @@ def test_what_is_drawn_is_of_every_kind_and_seldom_too_dear() -> None:
     drawn: list[Case] = []
 
     @given(cases())
-    @settings(deadline=None, max_examples=600, database=None, derandomize=True, phases=(Phase.generate,),
+    @settings(deadline=None, max_examples=1000, database=None, derandomize=True, phases=(Phase.generate,),
               suppress_health_check=SLOW_IS_FINE)  # fmt: skip
     def draw(case: Case) -> None:
         drawn.append(case)

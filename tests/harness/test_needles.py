@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conformance.case import Case
-from conformance.inputs import Inputs, make
+from conformance.inputs import Inputs, make, queries
 from conformance.manifest import cases
 from tests.harness.pages import Rows
 
@@ -35,7 +35,7 @@ def readable_scores(case: Case, made: Inputs, b: int) -> Tensor:
     keys = made.k_cache[table].flatten(0, 1).double().repeat_interleave(case.gqa_ratio, 1)  # [rows, Hq, D]
     if made.k_descale is not None:
         keys *= made.k_descale[b].double().repeat_interleave(case.gqa_ratio)[:, None]
-    q = made.q[case.query_starts[b] : case.query_starts[b + 1]].double()
+    q = queries(case, made)[case.query_starts[b] : case.query_starts[b + 1]].double()
     return torch.einsum("mhd,rhd->mhr", q, keys) * made.scale
 
 
@@ -83,7 +83,7 @@ def pointing(case: Case) -> list[Pointing]:
 def test_a_visible_needle_takes_nearly_all_the_weight(case: Case) -> None:
     weights = [row.weight for row in pointing(case) if row.visible]
     assert weights
-    assert min(weights) > 0.99
+    assert min(weights) > (0.98 if case.q_dtype else 0.99)  # queries in float8 lose some of their direction
 
 
 def suspicious(case: Case, b: int, i: int) -> dict[str, int]:
