@@ -174,7 +174,10 @@ def _unpack(archive: bytes, identity: Identity, target: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             # The filter came with Python 3.11.4. What git wrote holds neither absolute paths nor devices anyway.
-            files.extractall(draft, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            if hasattr(tarfile, "data_filter"):
+                files.extractall(draft, filter="data")
+            else:
+                files.extractall(draft)
         write_identity(draft, identity)
         draft.chmod(0o755)
         draft.rename(target)
