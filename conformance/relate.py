@@ -5,10 +5,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from conformance.backends import Answer, Backend
+from conformance.budget import allowance
 from conformance.case import Case
 from conformance.execute import answered, exact, verdict_on
 from conformance.inputs import make
-from conformance.judge import Verdict, allowance, differ, malformed
+from conformance.judge import Verdict, differ, malformed
 from conformance.relations import Call, Relation
 from conformance.status import Status
 from conformance.targets import Target

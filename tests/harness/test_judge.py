@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from conformance.budget import error_bound, noise_variance
 from conformance.case import Case
 from conformance.execute import exact
-from conformance.judge import ROW_NOISE_LIMIT, error_bound, judge, noise_variance
+from conformance.judge import ROW_NOISE_LIMIT, judge
 from conformance.manifest import cases
 from conformance.rounding import RoundingProfile
 from conformance.status import Status

@@ -233,6 +233,26 @@ def test_a_finding_explains_what_it_says_and_nothing_else(record: RecordOf, name
     assert [one.check for _, one in some.unexplained] == ([] if explains else [SHORT])
 
 
+FLOAT8 = "decode-noncausal-bf16-b2-q8-h4:2-d64-p16-kv150+33-cache.e4m3fn-q.e4m3fn-packed-needle"
+
+
+@pytest.mark.parametrize(
+    ("result", "where", "state"),
+    [
+        ({"status": "ERROR", "reason": "no float8"}, {"target": "gpu:sm_90"}, State.GAP),
+        ({"status": "MISMATCH", "reason": "wrong"}, {"target": "gpu:sm_90"}, State.UNEXPLAINED),
+        ({"status": "ERROR", "reason": "no float8"}, {"target": "gpu:gfx942"}, State.UNEXPLAINED),
+        ({"status": "ERROR", "reason": "no float8"}, {"target": "gpu:sm_90", "backend": "m:f"}, State.UNEXPLAINED),
+    ],
+    ids=["as declared", "another way to fail", "another arch", "another backend"],
+)
+def test_a_gap_that_was_declared_since_the_run_explains_it(
+    record: RecordOf, result: dict[str, str], where: dict[str, str], state: State
+) -> None:
+    some = of(record("one", {FLOAT8: result}, "0.1.20", **where))
+    assert some.came[0][FLOAT8].state is state
+
+
 def test_a_finding_holds_for_each_backend_and_for_one_without_aiter(record: RecordOf) -> None:
     for name, version in (("vllm", "0.1.16"), ("my.module:attend", "")):
         path = record(f"of {name}", {SHORT: NONFINITE}, version, backend=name)

@@ -25,7 +25,7 @@ from benchmarks.drawn_inputs import (
     Problem,
 )
 from benchmarks.trials import Measured, Tally, Trial
-from conformance.judge import error_bound
+from conformance.budget import error_bound
 from conformance.rounding import RoundingProfile
 from tests.harness.defects import DEFECTS
 
