@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import __version__, backends, environment, expectations, manifest
+from conformance import __version__, backends, compare_shown, environment, expectations, manifest
 from conformance import compare as comparing
 from conformance import matrix as tabulating
 from conformance import merge as merging
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     for which in ("old", "new"):
         compare.add_argument(which, metavar=which.upper(), help="a record; of several parts, RECORD,RECORD,...")
     compare.add_argument("--strict", action="store_true", help="whatever changed, the exit code is 1")
+    compare.add_argument("--format", choices=compare_shown.FORMATS, default="text")
     compare.set_defaults(command=_compare)
 
     matrix = commands.add_parser("matrix", help="path by feature by version, and what explains each failure")
@@ -256,7 +257,7 @@ def _merge(options: argparse.Namespace, _: list[str]) -> int:
 def _compare(options: argparse.Namespace, _: list[str]) -> int:
     """Exit code 1 for a regression, with --strict for any change; 3 where one might be in what a record lacks."""
     found = comparing.compare(comparing.of(options.old), comparing.of(options.new))
-    for line in comparing.lines(found):
+    for line in compare_shown.FORMATS[options.format](found):
         print(line)
     if found.regressed or (options.strict and found.changes):
         return NOT_CONFORMANT

@@ -5,7 +5,7 @@ Checks are compared by their digest: one whose inputs, or whose oracle, are anot
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,6 @@ from typing import Any
 from conformance.merge import merged
 from conformance.record import BadRecord, Record, check_id, read
 from conformance.status import Status
-from conformance.summary import in_words
 
 GROWTH = 1.5
 """A figure of a pass drifts if it grows to so many times what it was ..."""
@@ -25,9 +24,6 @@ FLOOR = {"bound": 0.25, "noise": 0.5}
 
 RESOURCES = ("vgpr_spills", "sgpr_spills", "lds")
 """What a built kernel needs, of which more is drift."""
-
-SHOWN = 10
-"""So many checks that are in one record alone are named."""
 
 
 class Change(StrEnum):
@@ -63,6 +59,25 @@ class Comparison:
     @property
     def regressed(self) -> bool:
         return any(changed.change is Change.REGRESSED for changed in self.changes)
+
+    @property
+    def by_change(self) -> dict[Change, list[Changed]]:
+        """Only what there is, the gravest first."""
+        some = {change: [one for one in self.changes if one.change is change] for change in Change}
+        return {change: found for change, found in some.items() if found}
+
+    @property
+    def verdict(self) -> str:
+        """One sentence, that begins with what it comes to."""
+        said = ", ".join(f"{len(some)} {change.lower()}" for change, some in self.by_change.items())
+        what = f"of {self.common} checks in common: {said or 'all as they were'}"
+        if not self.common:
+            return "NOTHING COMPARED: the records have no check in common."
+        if self.regressed:
+            return f"REGRESSED: {what}."
+        if not self.complete:
+            return f"INCOMPLETE: {what}; what the cut record lacks may have regressed."
+        return f"NO REGRESSION: {what}." if self.changes else f"EQUAL: {what}."
 
     @property
     def complete(self) -> bool:
@@ -133,40 +148,3 @@ def _resources(kernels: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
 
 def _status(result: dict[str, Any]) -> str:
     return result["status"] + (" (expected)" if "expected" in result else "")
-
-
-def lines(found: Comparison) -> Iterator[str]:
-    """The comparison as a person reads it, the gravest last, where a terminal stands still."""
-    for which, record in (("old", found.old), ("new", found.new)):
-        counts = ", ".join(in_words(record.counts))
-        cut = "" if record.complete else "; INCOMPLETE"
-        yield f"{which}  {record.name} ({record.target}): {counts or 'no result'}{cut}"
-    by_change = defaultdict(list)
-    for changed in found.changes:
-        by_change[changed.change].append(changed)
-    for change in reversed(Change):
-        some = by_change[change]
-        if not some:
-            continue
-        yield ""
-        yield f"{change}  {len(some)}"
-        briefly = change in (Change.NEW, Change.MISSING, Change.EDITED)
-        for changed in some[:SHOWN] if briefly else some:
-            yield f"  {changed.check}" + (f"   {changed.how}" if changed.how else "")
-        if briefly and len(some) > SHOWN:
-            yield f"  ... and {len(some) - SHOWN} more"
-    yield ""
-    yield _verdict(found)
-
-
-def _verdict(found: Comparison) -> str:
-    counts = Counter(changed.change for changed in found.changes)
-    said = ", ".join(f"{counts[change]} {change.lower()}" for change in Change if counts[change])
-    what = f"of {found.common} checks in common: {said or 'all as they were'}"
-    if not found.common:
-        return "NOTHING COMPARED: the records have no check in common."
-    if found.regressed:
-        return f"REGRESSED: {what}."
-    if not found.complete:
-        return f"INCOMPLETE: {what}; what the cut record lacks may have regressed."
-    return f"NO REGRESSION: {what}." if found.changes else f"EQUAL: {what}."

@@ -1,5 +1,6 @@
 """Comparing records: what each change of a check is called, and what the exit code says of it."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from conformance.compare import FLOOR, Change, compare, lines
+from conformance.compare import FLOOR, Change, compare
+from conformance.compare_shown import as_json, as_markdown, as_text
 from conformance.record import BadRecord, Record, Writer, read
 from tests.harness.conftest import Done
 
@@ -134,10 +136,35 @@ def test_relations_and_cases_are_told_apart() -> None:
     }
 
 
+def test_a_pull_request_reads_the_verdict_first_and_what_regressed_unfolded() -> None:
+    old = {"a": PASS, "b": MISMATCH, "c": PASS, **{f"gone {n}": PASS for n in range(12)}}
+    said = list(as_markdown(compare(record(old), record({"a": MISMATCH, "b": PASS, "c": PASS}))))
+    assert said[0] == "**REGRESSED: of 3 checks in common: 1 regressed, 12 missing, 1 fixed.**"
+    assert [line for line in said if line.startswith("<details")] == [
+        "<details open><summary>REGRESSED: 1</summary>",
+        "<details><summary>MISSING: 12</summary>",
+        "<details><summary>FIXED: 1</summary>",
+    ]
+    assert "* `a`: PASS -> MISMATCH" in said
+    assert "* ... and 2 more" in said
+    assert said.count("</details>") == 3
+
+
+def test_a_machine_reads_every_change() -> None:
+    old = {"a": PASS, **{f"gone {n}": PASS for n in range(12)}}
+    (said,) = as_json(compare(record(old), record({"a": MISMATCH}, complete=False)))
+    read_back = json.loads(said)
+    assert read_back["changes"]["REGRESSED"] == [{"check": "a", "how": "PASS -> MISMATCH"}]
+    assert len(read_back["changes"]["MISSING"]) == 12
+    assert (read_back["regressed"], read_back["complete"], read_back["common"]) == (True, False, 1)
+    assert read_back["new"]["counts"] == {"MISMATCH": 1}
+    assert read_back["verdict"].startswith("REGRESSED")
+
+
 def test_many_new_checks_are_counted_and_a_few_named() -> None:
     new = {f"case{number}": PASS for number in range(30)} | {f"bad{number}": MISMATCH for number in range(30)}
     old = {f"bad{number}": PASS for number in range(30)}
-    said = list(lines(compare(record(old), record(new))))
+    said = list(as_text(compare(record(old), record(new))))
     assert "NEW  30" in said
     assert "  ... and 20 more" in said
     assert sum(line.startswith("  case") for line in said) == 10

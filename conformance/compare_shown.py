@@ -1,0 +1,91 @@
+"""A comparison as a person reads it in a terminal or in a pull request, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+from conformance.compare import Change, Changed, Comparison
+from conformance.record import Record
+from conformance.summary import in_words
+
+SHOWN = 10
+"""So many checks that are in one record alone are named."""
+
+BRIEF = (Change.NEW, Change.MISSING, Change.EDITED)
+"""Changes of which some checks are named, and the others counted."""
+
+
+def as_text(found: Comparison) -> Iterator[str]:
+    """The gravest last, where a terminal stands still."""
+    for which, record in (("old", found.old), ("new", found.new)):
+        yield f"{which}  {_described(record)}"
+    for change, some in reversed(found.by_change.items()):
+        yield ""
+        yield f"{change}  {len(some)}"
+        for changed in _named(change, some):
+            yield f"  {changed.check}" + (f"   {changed.how}" if changed.how else "")
+        if more := len(some) - len(_named(change, some)):
+            yield f"  ... and {more} more"
+    yield ""
+    yield found.verdict
+
+
+def as_markdown(found: Comparison) -> Iterator[str]:
+    """For a comment on a pull request: the verdict first; each change folded, what regressed unfolded."""
+    yield f"**{found.verdict}**"
+    yield ""
+    yield "| | |"
+    yield "| --- | --- |"
+    for which, record in (("old", found.old), ("new", found.new)):
+        yield f"| {which} | {_described(record)} |"
+    for change, some in found.by_change.items():
+        yield ""
+        yield f"<details{' open' if change is Change.REGRESSED else ''}><summary>{change}: {len(some)}</summary>"
+        yield ""
+        for changed in _named(change, some):
+            yield f"* `{changed.check}`" + (f": {changed.how}" if changed.how else "")
+        if more := len(some) - len(_named(change, some)):
+            yield f"* ... and {more} more"
+        yield ""
+        yield "</details>"
+
+
+def as_json(found: Comparison) -> Iterator[str]:
+    """Everything, in one object."""
+    yield json.dumps(
+        {
+            "verdict": found.verdict,
+            "regressed": found.regressed,
+            "complete": found.complete,
+            "common": found.common,
+            "old": _object(found.old),
+            "new": _object(found.new),
+            "changes": {
+                change: [{"check": one.check, "how": one.how} for one in some]
+                for change, some in found.by_change.items()
+            },
+        },
+        indent=1,
+    )
+
+
+FORMATS: dict[str, Callable[[Comparison], Iterator[str]]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "json": as_json,
+}
+
+
+def _named(change: Change, some: list[Changed]) -> list[Changed]:
+    return some[:SHOWN] if change in BRIEF else some
+
+
+def _described(record: Record) -> str:
+    counts = ", ".join(in_words(record.counts))
+    cut = "" if record.complete else "; INCOMPLETE"
+    return f"{record.name} ({record.target}): {counts or 'no result'}{cut}"
+
+
+def _object(record: Record) -> dict[str, object]:
+    return {"name": record.name, "target": record.target, "complete": record.complete, "counts": dict(record.counts)}
