@@ -283,9 +283,11 @@ def _list(options: argparse.Namespace, _: list[str]) -> int:
 def _show(options: argparse.Namespace, _: list[str]) -> int:
     check = Check.parse(options.case)
     case, inputs = check.case, make(check.case)
-    pairs = {name: str(getattr(case, name)) for name in case.__dataclass_fields__}
-    for name in ("q", "k_cache", "v_cache", "block_table"):
-        tensor = getattr(inputs, name)
+    pairs = {"each sequence's step": ", ".join(case.kinds)}
+    pairs |= {name: str(getattr(case, name)) for name in case.__dataclass_fields__}
+    for name in ("q", "key", "value", "k_cache", "v_cache", "block_table"):
+        if (tensor := getattr(inputs, name)) is None:
+            continue
         pairs[f"{name} (made)"] = f"{tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}"
     pairs |= {"scale (made)": f"{inputs.scale:g}", "digest of all inputs": inputs.digest()[:16]}
     if relation := check.relation:
