@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.aiter_source import AiterNotFound, AiterSource, load_kernel
+from conformance.aiter_source import AiterSource, attention_modules, load_kernel, required
 from conformance.case import Case
 from conformance.status import Unsupported
 from conformance.targets import Target
@@ -29,10 +29,7 @@ class Entry:
 
     def prepare(self, source: AiterSource | None, target: Target) -> None:
         """Import the function, from the layout since 2026-01 or before. Raises AiterNotFound or AiterNotLoadable."""
-        if source is None:
-            raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
-        modules = f"aiter.ops.triton.attention.{self.module}", f"aiter.ops.triton.{self.module}"
-        self.kernel = load_kernel(source, target, modules, self.function)
+        self.kernel = load_kernel(required(source), target, attention_modules(self.module), self.function)
         self.arch, self.target_kind = target.arch, target.kind
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -48,8 +45,13 @@ class Entry:
 
     def decline_foreign_float8(self, case: Case) -> None:
         """Raises Unsupported for a cache in a float8 that the arch does not compute with."""
-        if case.cache_dtype not in ("", own := FP8.get(self.arch, case.cache_dtype)):
-            raise Unsupported(f"a float8 cache on {self.arch} is {own}, not {case.cache_dtype}")
+        decline_foreign_float8(self.arch, "cache", case.cache_dtype)
+
+
+def decline_foreign_float8(arch: str, what: str, dtype: str) -> None:
+    """Raises Unsupported for a cache, or queries, in a float8 that the arch does not compute with; "" is none."""
+    if dtype not in ("", own := FP8.get(arch, dtype)):
+        raise Unsupported(f"a float8 {what} on {arch} is {own}, not {dtype}")
 
 
 def unwritten(q: Tensor) -> Tensor:

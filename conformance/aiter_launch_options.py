@@ -20,16 +20,16 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 def lend(target: Target, root: Path) -> None:
     """Lets the AITER at `root` find each file of gfx942 under the name of an NVIDIA GPU's arch too.
 
-    To be called before a kernel is imported, which takes the folder's path then. Does nothing for other targets, and
-    where an AITER keeps its options elsewhere.
+    To be called once, before a kernel is imported, which takes the folder's path then. Does nothing for other targets,
+    and where an AITER keeps its options elsewhere.
     """
-    if not target.arch.startswith("sm_") or _folders:
+    if not target.arch.startswith("sm_"):
         return
     options = root / "aiter" / "ops" / "triton" / "configs"
     if not options.is_dir():
         return
     _folders.append(tempfile.TemporaryDirectory(prefix="aiter-launch-options-"))
-    lent = Path(_folders[0].name)
+    lent = Path(_folders[-1].name)
     arch = target.arch.removeprefix("sm_")  # as Triton calls it, and so AITER
     for file in options.iterdir():
         lent.joinpath(file.name).symlink_to(file.resolve())

@@ -32,6 +32,11 @@ class KernelAbsent(AiterNotLoadable):
     """AITER is there, and has no such kernel: an older or newer one may."""
 
 
+def attention_modules(name: str) -> tuple[str, str]:
+    """A Triton module of AITER's attention kernels, in the layout since 2026-01 and in the one before."""
+    return f"aiter.ops.triton.attention.{name}", f"aiter.ops.triton.{name}"
+
+
 def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str], function: str) -> Callable[..., Any]:
     """`function` of the first of `module_names` that `source` holds; AiterNotLoadable if it cannot be had.
 
@@ -45,8 +50,6 @@ def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str]
     if name is None:
         raise KernelAbsent(f"AITER {source.described} has no module {' or '.join(module_names)}")
     _provide_package(source, target)
-    with suppress(ModuleNotFoundError):  # a kernel that needs what is missing will say so
-        aiter_launch_options.lend(target, source.root)
     module = _import(name, source)
     try:
         return getattr(module, function)
@@ -77,6 +80,8 @@ def _provide_package(source: AiterSource, target: Target) -> None:
         _import("aiter", source)
     else:
         sys.modules["aiter"] = _bare_package(source.root / "aiter")
+        with suppress(ModuleNotFoundError):  # a kernel that needs what is missing will say so
+            aiter_launch_options.lend(target, source.root)
 
 
 def _bare_package(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.aiter_loading import AiterNotLoadable, KernelAbsent, is_rocm_build, load_kernel
+from conformance.aiter_loading import AiterNotLoadable, KernelAbsent, attention_modules, is_rocm_build, load_kernel
 from conformance.aiter_repository import KERNELS, UNKNOWN, AiterNotFound, Identity, Repository, read_identity
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "AiterNotLoadable",
     "AiterSource",
     "KernelAbsent",
+    "attention_modules",
     "is_rocm_build",
     "load_kernel",
     "locate",
+    "required",
 ]
 
 _DISTRIBUTIONS = ("amd-aiter", "aiter")
@@ -47,6 +49,13 @@ class AiterSource:
     def described(self) -> str:
         """What a person should read: `0.1.20.post1 (de07f38, repository)`."""
         return f"{self.version} ({', '.join(filter(None, (self.commit[:7], self.origin)))})"
+
+
+def required(source: AiterSource | None) -> AiterSource:
+    """The AITER that a backend needs; AiterNotFound where there is none."""
+    if source is None:
+        raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+    return source
 
 
 def locate(spec: str | None) -> AiterSource | None:

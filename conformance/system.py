@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from conformance import backends
-from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate
+from conformance.aiter_source import AiterNotFound, AiterNotLoadable, AiterSource, locate, required
 from conformance.targets import SPECS, Target, TargetError, activate
 
 NotReady = (backends.UnknownBackend, backends.BackendNotReady, AiterNotFound, AiterNotLoadable, TargetError)
@@ -65,8 +65,8 @@ def choose(backend: str | None, target: str | None, aiter: str | None) -> System
     loaded = backends.load(name)
     if loaded.version is not None:
         loaded.version()  # BackendNotReady, before an AITER is looked for
-    if loaded.needs_aiter and source is None:
-        raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+    if loaded.needs_aiter:
+        required(source)
     if aiter and not loaded.needs_aiter and ":" not in name:
         raise backends.UnknownBackend(f"backend {name} does not use AITER: leave out --aiter, or --backend {name}")
     spec = target if target is not None else "gpu" if torch.cuda.is_available() else loaded.targets[0]

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 
 import torch
 
+from conformance.aiter_entries import decline_foreign_float8
 from conformance.aiter_signatures import refusal
 from conformance.aiter_source import (
-    AiterNotFound,
     AiterNotLoadable,
     AiterSource,
     KernelAbsent,
+    attention_modules,
     is_rocm_build,
     load_kernel,
+    required,
 )
 from conformance.backends import Answer
 from conformance.case import DECODE, Case
@@ -22,21 +24,17 @@ from conformance.inputs import TORCH_DTYPE, Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
 from conformance.targets import Target
-from conformance.targets.target import FP8
 
 TARGETS = ("interpreter", "gpu", "compile")
 NEEDS_AITER = True
 CAPTURABLE = True
 
 ENTRY_POINTS = {
-    "kvcache": (("aiter.ops.triton.attention.mha_v3", "aiter.ops.triton.mha_v3"), "flash_attn_with_kvcache"),
-    "unified": (
-        ("aiter.ops.triton.attention.unified_attention", "aiter.ops.triton.unified_attention"),
-        "unified_attention",
-    ),
-    "mha": (("aiter.ops.triton.attention.mha", "aiter.ops.triton.mha"), "flash_attn_varlen_func"),
+    "kvcache": (attention_modules("mha_v3"), "flash_attn_with_kvcache"),
+    "unified": (attention_modules("unified_attention"), "unified_attention"),
+    "mha": (attention_modules("mha"), "flash_attn_varlen_func"),
 }
-"""Where a Triton kernel lives, in the layout since 2026-01 and before, and its name."""
+"""Where a Triton kernel lives, and its name."""
 
 BUILT = {
     "ck": (("aiter.ops.mha",), "flash_attn_varlen_func"),
@@ -53,8 +51,7 @@ _arch: list[str] = []
 
 def prepare(source: AiterSource | None, target: Target) -> None:
     """Import the kernels. Raises AiterNotFound, and AiterNotLoadable for what decodes need."""
-    if source is None:
-        raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
+    source = required(source)
     _arch[:] = [target.arch]
     _kernels.clear()
     for name, (modules, function) in ENTRY_POINTS.items():
@@ -106,9 +103,8 @@ def kernel(name: str) -> Kernel | None:
 def attend(case: Case, inputs: Inputs) -> Answer:
     """One step as vLLM takes it: build the metadata, then forward."""
     (arch,) = _arch
-    for name, dtype in (("cache", case.cache_dtype), ("query", case.q_dtype)):
-        if dtype not in ("", FP8.get(arch, dtype)):
-            raise Unsupported(f"a float8 {name} on {arch} is {FP8[arch]}, not {dtype}")
+    decline_foreign_float8(arch, "cache", case.cache_dtype)
+    decline_foreign_float8(arch, "query", case.q_dtype)
     # A non-causal uniform batch is a draft: it is built as one, without the host's copies.
     drafts = case.step == DECODE and not case.causal and len(set(case.query_lens)) == 1
     batch = ScheduledBatch(

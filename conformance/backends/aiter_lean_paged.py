@@ -14,15 +14,13 @@ from conformance.gathered import as_rows
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
+from conformance.targets.hip_driver import COMPUTE_UNITS
 
 TARGETS = ("interpreter", "gpu", "compile")
 NEEDS_AITER = True
 
 _entry = Entry("lean_atten_paged", "persistent_lean_attention_paged")
 prepare = _entry.prepare
-
-COMPUTE_UNITS = {"gfx942": 304, "gfx950": 256}
-"""Of the GPU that a kernel is built for: there are as many programs, or as tiles, where those are fewer."""
 
 WARPS, WAVES = 4, 2
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from conformance.aiter_source import AiterNotFound, AiterSource
+from conformance.aiter_source import AiterSource, required
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.inputs import Inputs
@@ -24,9 +24,7 @@ _vllm: list[Any] = []
 
 def prepare(source: AiterSource | None, target: Target) -> None:
     """Import AITER's kernels, then vLLM. Raises AiterNotFound, AiterNotLoadable or BackendNotReady."""
-    if source is None:
-        raise AiterNotFound("no AITER is installed: name one with --aiter PATH or --aiter REPOSITORY@REF")
-    kernels.provide(source, target)
+    kernels.provide(required(source), target)
     _vllm[:] = [loading.load(target)]
     kernels.merge_in_triton()
 

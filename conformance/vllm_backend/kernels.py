@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.aiter_source import AiterNotLoadable, AiterSource, load_kernel
+from conformance.aiter_source import AiterNotLoadable, AiterSource, attention_modules, load_kernel
 from conformance.status import Unsupported
 from conformance.targets import Target
 
@@ -21,11 +21,8 @@ DECODES = {
 }
 """What vLLM imports, by the names that it uses; where AITER keeps it may be elsewhere."""
 
-MHA = (("aiter.ops.triton.attention.mha", "aiter.ops.triton.mha"), "flash_attn_varlen_func")
-UNIFIED = (
-    ("aiter.ops.triton.attention.unified_attention", "aiter.ops.triton.unified_attention"),
-    "unified_attention",
-)
+MHA = attention_modules("mha"), "flash_attn_varlen_func"
+UNIFIED = attention_modules("unified_attention"), "unified_attention"
 
 _ran: list[str] = []
 
