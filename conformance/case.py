@@ -38,6 +38,11 @@ LARGEST = 2**31 - 1
 """Kernels take lengths, and indices into the block table, as int32."""
 
 
+def kind_of(queries: int, keys: int, threshold: int) -> str:
+    """What a step does with a sequence, where up to `threshold` queries decode: DECODE, EXTEND or PREFILL."""
+    return DECODE if queries <= threshold else PREFILL if queries == keys else EXTEND
+
+
 class BadCase(ValueError):
     """A case id or a combination of fields that describes no attention call."""
 
@@ -158,10 +163,7 @@ class Case:
     def kinds(self) -> tuple[str, ...]:
         """What each sequence does: DECODE, EXTEND or PREFILL; in the order in which a batch holds them, and sorted."""
         most = self.decode_threshold or max(self.query_lens)
-        return tuple(
-            DECODE if m <= most else PREFILL if m == n else EXTEND
-            for m, n in zip(self.query_lens, self.seq_lens, strict=True)
-        )
+        return tuple(kind_of(m, n, most) for m, n in zip(self.query_lens, self.seq_lens, strict=True))
 
     @property
     def step(self) -> str:

@@ -65,6 +65,13 @@ def of_tier(tier: str) -> list[Check]:
     return [*map(Check, cases), *dict.fromkeys(related)]
 
 
+def shown_on(kind: str, checks: list[Check]) -> list[Check]:
+    """Of the checks of a tier those that targets of that kind can show: the others are no part of it there."""
+    if kind == "compile":
+        return to_build(checks, chosen=False)
+    return [check for check in checks if check.runs_on(kind)]
+
+
 def to_build(checks: list[Check], *, chosen: bool) -> list[Check]:
     """The cases among the checks: where no kernel runs there are no answers that a relation could compare.
 

@@ -23,10 +23,11 @@ def as_text(found: Comparison) -> Iterator[str]:
     for change, some in reversed(found.by_change.items()):
         yield ""
         yield f"{change}  {len(some)}"
-        for changed in _named(change, some):
+        named = _named(change, some)
+        for changed in named:
             yield f"  {changed.check}" + (f"   {changed.how}" if changed.how else "")
-        if more := len(some) - len(_named(change, some)):
-            yield f"  ... and {more} more"
+        if len(some) > len(named):
+            yield f"  ... and {len(some) - len(named)} more"
     yield ""
     yield found.verdict
 
@@ -43,10 +44,11 @@ def as_markdown(found: Comparison) -> Iterator[str]:
         yield ""
         yield f"<details{' open' if change is Change.REGRESSED else ''}><summary>{change}: {len(some)}</summary>"
         yield ""
-        for changed in _named(change, some):
+        named = _named(change, some)
+        for changed in named:
             yield f"* `{changed.check}`" + (f": {changed.how}" if changed.how else "")
-        if more := len(some) - len(_named(change, some)):
-            yield f"* ... and {more} more"
+        if len(some) > len(named):
+            yield f"* ... and {len(some) - len(named)} more"
         yield ""
         yield "</details>"
 

@@ -68,8 +68,6 @@ def _probed(case: Case, prepared: Prepared, refused: Unsupported, kernel: Backen
     """What is not claimed of a kernel must be refused by it too: a wrong number in silence is a defect."""
     try:
         answer, seconds = answered(case, prepared.inputs, kernel, target)
-    except KeyboardInterrupt:
-        raise
     except Unsupported as more:
         return Verdict(Status.UNSUPPORTED, f"{refused}; {more}")
     except Exception as error:

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from conformance.case import DECODE, Case
+from conformance.dispatch.gathering import Slots, slots, taken
+from conformance.dispatch.metadata import KeyRanges
 from conformance.inputs import Inputs
 from conformance.status import Unsupported
 
 
-@dataclass(frozen=True)
-class Slots:
-    """Where keys lie, sequence by sequence: `sequence`, `page` and `row` int64 [N], `starts` int32 [B + 1]."""
-
-    sequence: Tensor
-    page: Tensor
-    row: Tensor
-    starts: Tensor
-
-
-def slots(case: Case, inputs: Inputs, first: Sequence[int], end: Sequence[int]) -> Slots:
-    """Those of keys `first[b] <= j < end[b]` of each sequence; the host knows the lengths, the device has the table."""
-    counts = torch.tensor([b - a for a, b in zip(first, end, strict=True)])
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    sequence = torch.arange(case.batch).repeat_interleave(counts)
-    key = torch.arange(len(sequence)) + (torch.tensor(first) - starts[:-1])[sequence]
-    device = inputs.q.device
-    sequence, key = sequence.to(device), key.to(device)
-    page = inputs.block_table[sequence, key // case.page_size].long()
-    return Slots(sequence, page, key % case.page_size, starts.int().to(device))
+def ranges(inputs: Inputs, first: Sequence[int], end: Sequence[int]) -> KeyRanges:
+    """Keys `first[b] <= j < end[b]` of each sequence: the host knows the lengths, the device has the table."""
+    return KeyRanges.of(first, [b - a for a, b in zip(first, end, strict=True)], inputs.q.device)
 
 
 def every_key(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,20 +24,18 @@ def every_key(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
 
     They are in the dtype of q; where both are small, they are as stored.
     """
-    where = slots(case, inputs, [0] * case.batch, case.seq_lens)
-    if case.q_dtype:
-        return inputs.k_cache[where.page, where.row], inputs.v_cache[where.page, where.row], where.starts
-    return *stored(inputs, where), where.starts
+    every = ranges(inputs, [0] * case.batch, case.seq_lens)
+    if not case.q_dtype:
+        return *stored(inputs, every), every.cu_seqlens
+    where = slots(inputs.block_table, every, case.page_size)
+    return inputs.k_cache[where.page, where.row], inputs.v_cache[where.page, where.row], every.cu_seqlens
 
 
-def stored(inputs: Inputs, where: Slots) -> tuple[Tensor, Tensor]:
-    """K and V [N, Hkv, D] at those places; what a smaller cache holds is multiplied by its descale, exactly."""
-
-    def take(cache: Tensor, descale: Tensor | None) -> Tensor:
-        values = cache[where.page, where.row]
-        return values if descale is None else (values.float() * descale[where.sequence][..., None]).to(inputs.q.dtype)
-
-    return take(inputs.k_cache, inputs.k_descale), take(inputs.v_cache, inputs.v_descale)
+def stored(inputs: Inputs, some: KeyRanges) -> tuple[Tensor, Tensor]:
+    """K and V [N, Hkv, D] of those keys; what a smaller cache holds is multiplied by its descale, exactly."""
+    where = slots(inputs.block_table, some, inputs.k_cache.shape[1])
+    dtype = inputs.q.dtype
+    return taken(inputs.k_cache, where, dtype, inputs.k_descale), taken(inputs.v_cache, where, dtype, inputs.v_descale)
 
 
 def new_tokens(case: Case, inputs: Inputs, *, least: int = 1) -> tuple[Tensor, Tensor]:
@@ -76,13 +58,15 @@ def new_tokens(case: Case, inputs: Inputs, *, least: int = 1) -> tuple[Tensor, T
         every[tokens] = rows
         return every
 
-    k, v = stored(inputs, slots(case, inputs, first, case.seq_lens))
+    k, v = stored(inputs, ranges(inputs, first, case.seq_lens))
     return as_packed(k), as_packed(v)
 
 
-def context(case: Case, inputs: Inputs) -> Slots:
+def context(case: Case, inputs: Inputs) -> tuple[KeyRanges, Slots]:
     """Where the keys before the queries' own tokens lie; for batches of which `new_tokens` has them all."""
-    return slots(case, inputs, [0] * case.batch, [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)])
+    before = [n - m for m, n in zip(case.query_lens, case.seq_lens, strict=True)]
+    some = ranges(inputs, [0] * case.batch, before)
+    return some, slots(inputs.block_table, some, case.page_size)
 
 
 def as_rows(k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -10,7 +10,7 @@ from conformance import asked, environment, expectations, manifest
 from conformance.asked import SYSTEM
 from conformance.bookkeeping import Bookkeeper, expect_failure
 from conformance.case import BadCase
-from conformance.check import Check, of_tier, to_build
+from conformance.check import Check, of_tier, shown_on, to_build
 from conformance.expectations import Applied, BadExpectations
 from conformance.failure import contradicted
 from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation, is_risky
@@ -75,11 +75,11 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         checks = list(dict.fromkeys(map(Check.parse, chosen))) if chosen else of_tier(tier)
         system = asked.system(config)
-        if system.only_builds:
-            checks = to_build(checks, chosen=bool(chosen))
-        # What a target cannot show is no part of its tier; asked for by name, it says so.
-        every = checks if chosen else [check for check in checks if check.runs_on(system.target_kind)]
-        title = counted([check.id for check in checks], "chosen ") if chosen else f"tier {tier}"
+        if not chosen:
+            every = shown_on(system.target_kind, checks)
+        else:  # what a target cannot show says so, where it is asked for by name
+            every = to_build(checks, chosen=True) if system.only_builds else checks
+        title = counted([check.id for check in every], "chosen ") if chosen else f"tier {tier}"
         shard = config.getoption("shard")
         plan = Plan(title, every, None if shard is None else Shard.parse(str(shard)))
         config.stash[CHECKS] = plan.checks

@@ -43,8 +43,7 @@ SIDES = (0, 1, 7, 15, 16, 31, 63, 64, 255, 256)
 
 def case(levels: Levels) -> Case:
     """The case of a legal assignment, one level for each axis of `conformance.axes.AXES`."""
-    words = " ".join(f"{name}={level}" for name, level in levels.items())
-    pick = Random(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little"))
+    pick = random_of(levels)
     batch, page = int(levels["batch"]), int(levels["page"])
     drafts = (LONGEST_DRAFT,) if levels["context"] == "short" else DRAFTS
     query_lens = _query_lens(levels["queries"], batch, pick.choice(drafts), pick)
@@ -69,9 +68,20 @@ def case(levels: Levels) -> Case:
         page_order=levels["page order"],
         cache_dtype="" if levels["cache"] == "none" else levels["cache"].removeprefix("cache."),
         max_keys=KEY_BOUND if levels["bound"] == "bounded" else 0,
-        scale=float(f"{pick.choice(TIMES_USUAL) / head_dim**0.5:.2g}") if levels["scale"] == "scale" else 0.0,
+        scale=another_scale(head_dim, pick) if levels["scale"] == "scale" else 0.0,
         fused_q=levels["q rows"] == "q.fused",
     )
+
+
+def random_of(levels: Levels) -> Random:
+    """What fills in what levels leave open: the same for the same levels."""
+    words = " ".join(f"{name}={level}" for name, level in levels.items())
+    return Random(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little"))
+
+
+def another_scale(head_dim: int, pick: Random) -> float:
+    """One that is not 1 / sqrt(head_dim)."""
+    return float(f"{pick.choice(TIMES_USUAL) / head_dim**0.5:.2g}")
 
 
 def _query_lens(queries: str, batch: int, draft: int, pick: Random) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from conformance import graphs, inputs, relations
+from conformance.backends import named
 from conformance.check import Check
 from conformance.graphs import GraphRelation
 from conformance.status import Status
@@ -128,12 +129,10 @@ class Record:
 
     @property
     def name(self) -> str:
-        """As a run calls its system: `aiter 0.1.20.post1`, `vllm 0.33.0 on aiter 0.1.20.post1`, `torch`."""
-        backend, aiter = str(self.run.get("backend", "?")), self.run.get("aiter", {}).get("version")
-        own = self.header.get("environment", {}).get(backend)
-        if own and aiter:
-            return f"{backend} {own} on aiter {aiter}"
-        return " ".join(filter(None, [backend, aiter]))
+        """As a run calls its system."""
+        backend, aiter = str(self.run.get("backend", "?")), self.run.get("aiter", {}).get("version") or ""
+        own = self.header.get("environment", {}).get(backend) or ""
+        return named(backend, own if aiter else "", aiter)
 
     @property
     def target(self) -> str:

@@ -3,19 +3,17 @@
 What decodes have by themselves (drafts of every length, contexts at every edge, padding) is covered there.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from random import Random
 
-from conformance.case import DECODE, EXTEND, LAYOUTS, PREFILL, REGIMES, Case
-from conformance.rounding import DTYPES
+from conformance.axes import CACHE, CAUSAL, DTYPE, LAYOUT, Q_ROWS, REGIME, SCALE, SINKS, TAIL_REGIMES
+from conformance.case import DECODE, EXTEND, PREFILL, Case
+from conformance.realize import Levels, another_scale, random_of
 from conformance.space import Axis, Constraint, Space, rule
 from conformance.steps import step_of
 
 STEP = Axis("step", ("extend", "prefill", "mixed", "decode+extend", "decode+prefill"))
-CAUSAL = Axis("causal", ("causal", "noncausal"))
-DTYPE = Axis("dtype", DTYPES)
 THRESHOLD = Axis("threshold", ("8", "1", "17"))
 NEW = Axis("new tokens", ("20", "18", "63", "64", "65", "128", "129", "200"))
 CONTEXT = Axis("context", ("100", "1", "16", "63", "64", "65", "257", "512", "1100"))
@@ -24,16 +22,10 @@ RATIO = Axis("ratio", ("2", "1", "4", "8", "3", "16"))
 KV_HEADS = Axis("KV heads", ("2", "1", "3", "8"))
 HEAD_DIM = Axis("head dim", ("64", "128", "32", "80", "96", "192", "256", "512"))
 PAGE = Axis("page", ("16", "32", "64", "1", "48", "256"))
-LAYOUT = Axis("layout", ("packed", *(layout for layout in LAYOUTS if layout != "packed")))
 WINDOW = Axis("window", ("none", "left", "short", "wide"))
 SCORES = Axis("scores", ("none", "alibi"))
-SINKS = Axis("sinks", ("none", "sinks"))
-CACHE = Axis("cache", ("none", "cache.e4m3fn", "cache.e4m3fnuz"))
 DESCALES = Axis("descales", ("tensor", "head"))
 EACH = Axis("of each kind", ("1", "2", "3"))
-SCALE = Axis("scale", ("none", "scale"))
-Q_ROWS = Axis("q rows", ("dense", "q.fused"))
-REGIME = Axis("regime", REGIMES)
 
 AXES = (STEP, CAUSAL, DTYPE, THRESHOLD, NEW, CONTEXT, CHUNK, RATIO, KV_HEADS, HEAD_DIM, PAGE, LAYOUT, WINDOW, SCORES,
         SINKS, CACHE, DESCALES, EACH, SCALE, Q_ROWS, REGIME)  # fmt: skip
@@ -99,7 +91,7 @@ def _rules() -> Iterator[Constraint]:
         "the tail of a last page needs a sequence that does not fill it",
         (STEP, NEW, CONTEXT, PAGE, REGIME),
         lambda step, new, context, page, _: (int(new) + int(context) * (step in WITH_EXTENDS)) % int(page) > 0,
-        where={"regime": ["poison.tails", "poison.garbage"]},
+        where={"regime": TAIL_REGIMES},
     )
     yield rule(
         "the oracle takes at most 2^26 multiplications for the scores",
@@ -115,10 +107,9 @@ def space() -> Space:
     return Space(AXES, _rules())
 
 
-def case(levels: Mapping[str, str]) -> Case:
+def case(levels: Levels) -> Case:
     """The case of a legal assignment. What levels leave open is a pure function of them."""
-    words = " ".join(f"{name}={level}" for name, level in levels.items())
-    pick = Random(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little"))
+    pick = random_of(levels)
     lens = [pair for kind in _kinds(levels["step"]) for pair in _lens(kind, levels, pick)]
     query_lens, seq_lens = zip(*lens, strict=True)
     kv_heads, head_dim = int(levels["KV heads"]), int(levels["head dim"])
@@ -139,7 +130,7 @@ def case(levels: Mapping[str, str]) -> Case:
         table_width=2 if levels["regime"] == "poison.table" else 1,
         cache_dtype="" if levels["cache"] == "none" else levels["cache"].removeprefix("cache."),
         per_head_descales=levels["descales"] == "head",
-        scale=float(f"{pick.choice((0.5, 2.0)) / head_dim**0.5:.2g}") if levels["scale"] == "scale" else 0.0,
+        scale=another_scale(head_dim, pick) if levels["scale"] == "scale" else 0.0,
         fused_q=levels["q rows"] == "q.fused",
     )
     chunk = 0 if levels["chunk"] == "none" else int(levels["chunk"])
@@ -150,7 +141,7 @@ def _kinds(step: str) -> tuple[str, ...]:
     return (DECODE, EXTEND, PREFILL) if step == "mixed" else tuple(step.split("+"))
 
 
-def _lens(kind: str, levels: Mapping[str, str], pick: Random) -> Iterator[tuple[int, int]]:
+def _lens(kind: str, levels: Levels, pick: Random) -> Iterator[tuple[int, int]]:
     """Queries and keys of each sequence of a kind: the first is what the levels ask for, the others are smaller."""
     new, context, draft = (int(levels[name]) for name in ("new tokens", "context", "threshold"))
     for number in range(int(levels["of each kind"])):
@@ -170,7 +161,9 @@ def levels(case: Case) -> dict[str, frozenset[str]] | None:
     kinds = dict.fromkeys(case.kinds)
     first = {kind: case.kinds.index(kind) for kind in kinds}
     led = next(first[kind] for kind in (EXTEND, PREFILL) if kind in kinds)
-    context = case.seq_lens[first[EXTEND]] - case.query_lens[first[EXTEND]] if EXTEND in kinds else 100
+    context = (
+        case.seq_lens[first[EXTEND]] - case.query_lens[first[EXTEND]] if EXTEND in kinds else CONTEXT_WITHOUT_EXTENDS
+    )
     windows = {(-1, -1): "none"} | {(reach, -1): name for name, reach in REACH.items()}
     window = windows.get(case.window)
     if window is None or case.softcap or case.q_dtype or case.page_order != "shuffled":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from conformance.case import DECODE, EXTEND, PREFILL, Case
+from conformance.case import Case, kind_of
 
 
 def step_of(case: Case, threshold: int, *, prefills: Iterable[bool], chunk: int = 0) -> Case:
@@ -18,7 +18,7 @@ def step_of(case: Case, threshold: int, *, prefills: Iterable[bool], chunk: int 
         (m, n if m <= threshold else m if prefill else max(n, m + 1))
         for m, n, prefill in zip(case.query_lens, case.seq_lens, prefills, strict=False)
     ]
-    kinds = [DECODE if m <= threshold else PREFILL if m == n else EXTEND for m, n in lens]
+    kinds = [kind_of(m, n, threshold) for m, n in lens]
     order = sorted(range(case.batch), key=kinds.__getitem__)
     query_lens, seq_lens = zip(*(lens[b] for b in order), strict=True)
     bound = case.max_keys and max(case.max_keys, *seq_lens)

@@ -30,10 +30,11 @@ class System:
 
     @property
     def name(self) -> str:
-        """`aiter 0.1.20.post1`, `vllm 0.33.0 on aiter 0.1.20.post1`, or the backend's name where it has no AITER."""
-        if self.backend.version is not None and self.source:
-            return f"{self.backend.name} {self.backend.version()} on aiter {self.source.version}"
-        return f"{self.backend.name} {self.source.version}" if self.source else self.backend.name
+        """As `backends.named` has it."""
+        if self.source is None:
+            return self.backend.name
+        own = self.backend.version() if self.backend.version is not None else ""
+        return backends.named(self.backend.name, own, self.source.version)
 
     @property
     def only_builds(self) -> bool:

@@ -68,6 +68,16 @@ class Backend:
         raise TypeError(f"a backend returns out, (out, lse) or an Answer, not {type(returned).__name__}")
 
 
+def named(backend: str, own: str = "", aiter: str = "") -> str:
+    """How a system is called: `aiter 0.1.20.post1`, `vllm 0.33.0 on aiter 0.1.20.post1`, or the backend's name alone.
+
+    `own` is the version of what else the backend is, beside that of `aiter`; "" where there is none.
+    """
+    if not own:
+        return f"{backend} {aiter}".strip()
+    return f"{backend} {own}" + (f" on aiter {aiter}" if aiter else "")
+
+
 def names() -> list[str]:
     """The backends that come with the suite."""
     return [module.name for module in pkgutil.iter_modules(__path__)]

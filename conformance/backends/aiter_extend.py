@@ -24,7 +24,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("descale", bool(case.cache_dtype)),
     )
     key, value = new_tokens(case, inputs)
-    before, (k_rows, v_rows, step) = context(case, inputs), as_rows(inputs.k_cache, inputs.v_cache)
+    (before, where), (k_rows, v_rows, step) = context(case, inputs), as_rows(inputs.k_cache, inputs.v_cache)
     out = unwritten(inputs.q)
     _entry(
         inputs.q,
@@ -34,8 +34,8 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         k_rows,
         v_rows,
         inputs.query_start_loc,
-        before.starts,
-        before.page * step + before.row,
+        before.cu_seqlens,
+        where.page * step + where.row,
         None,
         case.causal,
         None,

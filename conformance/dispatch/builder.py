@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from conformance.dispatch.metadata import (
     AttentionMetadata,
@@ -97,11 +95,11 @@ class MetadataBuilder:
         contexts = [n - m for m, n in zip(new, totals, strict=True)]
         if self.window_left >= 0:
             starts = [max(0, context - self.window_left) for context in contexts]
-            reach = _key_ranges(starts, [n - start for n, start in zip(totals, starts, strict=True)], device)
+            reach = KeyRanges.of(starts, [n - start for n, start in zip(totals, starts, strict=True)], device)
             return Extends(**part, reach=reach)
         size = self.context_chunk or max(contexts)
         chunks = [
-            _key_ranges([start] * len(new), [min(max(0, context - start), size) for context in contexts], device)
+            KeyRanges.of([start] * len(new), [min(max(0, context - start), size) for context in contexts], device)
             for start in range(0, max(contexts), size)
         ]
         return Extends(**part, context=tuple(chunks))
@@ -147,16 +145,3 @@ def _part(
         "max_query_len": max(queries),
         "max_seq_len": max_seq_len,
     }
-
-
-def _key_ranges(starts: Sequence[int], counts: Sequence[int], device: torch.device) -> KeyRanges:
-    return KeyRanges(
-        starts=_int32(starts, device),
-        cu_seqlens=_int32(tuple(accumulate(counts, initial=0)), device),
-        total=sum(counts),
-        longest=max(counts),
-    )
-
-
-def _int32(numbers: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int32).to(device)

@@ -1,7 +1,10 @@
 """What the dispatch knows of a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 
@@ -32,6 +35,20 @@ class KeyRanges:
     cu_seqlens: Tensor  # where each sequence's rows begin, and the total, int32 [S + 1]
     total: int
     longest: int
+
+    @classmethod
+    def of(cls, starts: Sequence[int], counts: Sequence[int], device: torch.device) -> "KeyRanges":
+        """So many keys of each sequence, from there on, as the host knows them."""
+
+        def int32(numbers: Sequence[int]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.int32).to(device)
+
+        return cls(
+            starts=int32(starts),
+            cu_seqlens=int32(tuple(accumulate(counts, initial=0))),
+            total=sum(counts),
+            longest=max(counts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

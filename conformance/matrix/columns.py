@@ -13,7 +13,8 @@ from packaging.version import InvalidVersion, Version
 
 from conformance.aiter_repository import UNKNOWN
 from conformance.aiter_source import AiterSource
-from conformance.check import of_tier, to_build
+from conformance.backends import named
+from conformance.check import of_tier, shown_on
 from conformance.manifest import GROUPS, TIERS
 from conformance.plan import joint
 from conformance.record import BadRecord, Record, check_id, digest, read
@@ -45,11 +46,8 @@ class System:
 
     @property
     def name(self) -> str:
-        """`aiter 0.1.20.post1`; of a commit between versions without what git adds; `vllm 0.33.0 on aiter 0.1.16`."""
-        version = self.version.partition("+")[0]
-        if self.package:
-            return f"{self.backend} {self.package}" + (f" on aiter {version}" if version else "")
-        return f"{self.backend} {version}".strip()
+        """As a run calls it; a commit between versions without what git adds."""
+        return named(self.backend, self.package, self.version.partition("+")[0])
 
     @property
     def described(self) -> str:
@@ -149,8 +147,7 @@ def _planned(plan: dict[str, Any], kind: str) -> list[str]:
     tier = str(plan.get("title")).removeprefix("tier ")
     if tier not in (*TIERS, *GROUPS):
         return []
-    checks = [check for check in of_tier(tier) if check.runs_on(kind)]
-    checks = to_build(checks, chosen=False) if kind == "compile" else checks
+    checks = shown_on(kind, of_tier(tier))
     return [check.id for check in checks] if joint(map(digest, checks)) == plan.get("digest") else []
 
 
