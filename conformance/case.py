@@ -79,6 +79,7 @@ class Case:
     per_head_descales: bool = False  # a cache's descales differ from KV head to KV head
     decode_threshold: int = 0  # so many queries at most decode; 0: as many as any sequence has, and all decode
     chunk: int = 0  # context keys of a sequence that an extend takes at a time; 0: all of them
+    per_sequence_descales: bool = False  # a cache's descales differ from sequence to sequence, and those of q
 
     def __post_init__(self) -> None:
         if len(self.query_lens) > MOST_SEQUENCES:
@@ -115,9 +116,14 @@ class Case:
                 raise BadCase(f"{name} {value!r} is none of {', '.join(filter(None, known))}")
         if self.page_order == "shared" and not self.shared_pages:
             raise BadCase("no two sequences have a full page that they could share")
+        self._require_descales()
+        self._require_a_step()
+
+    def _require_descales(self) -> None:
         if self.per_head_descales and (not self.cache_dtype or self.kv_heads == 1):
             raise BadCase("descales differ from head to head where a smaller cache has several")
-        self._require_a_step()
+        if self.per_sequence_descales and (not self.cache_dtype or self.batch == 1 or self.shared_pages):
+            raise BadCase("descales differ from sequence to sequence where several share no page of a smaller cache")
 
     def _require_a_step(self) -> None:
         if not 0 <= min(self.decode_threshold, self.chunk) <= max(self.decode_threshold, self.chunk) <= LARGEST:
@@ -169,6 +175,11 @@ class Case:
     def step(self) -> str:
         """DECODE, EXTEND or PREFILL if all sequences do that, else "mixed"."""
         return self.kinds[0] if len(set(self.kinds)) == 1 else "mixed"
+
+    @property
+    def several_descales(self) -> bool:
+        """Has a cache more than one descale?"""
+        return self.per_head_descales or self.per_sequence_descales
 
     @property
     def takes_chunks(self) -> bool:
@@ -298,6 +309,7 @@ _OPTIONAL = (
     _Token("fused_q", r"q\.fused", lambda _: "q.fused", lambda _: True),
     _Token("q_dtype", r"q\.e[a-z0-9]+", "q.{}".format, lambda word: word[2:]),
     _Token("per_head_descales", r"descale\.head", lambda _: "descale.head", lambda _: True),
+    _Token("per_sequence_descales", r"descale\.seq", lambda _: "descale.seq", lambda _: True),
     _Token("decode_threshold", rf"t{_NUMBER}", "t{}".format, lambda word: int(word[1:])),
     _Token("chunk", rf"chunk{_NUMBER}", "chunk{}".format, lambda word: int(word[5:])),
 )

@@ -4,7 +4,7 @@ Measured on one CPU core with AITER 0.1.20; within a factor of two or so for mos
 of two cases that cover the same.
 """
 
-from conformance.case import Case
+from conformance.case import DECODE, Case
 from conformance.contexts import THRESHOLD, TILE
 
 PROGRAM = {"unified": 1.3e-3, "kvcache": 1.0e-3}
@@ -34,7 +34,7 @@ def seconds(case: Case) -> float:
 
 
 def _unified(case: Case) -> float:
-    bound, ratio = case.key_bound, case.gqa_ratio
+    bound, ratio = case.key_bound if case.step == DECODE else max(case.seq_lens), case.gqa_ratio
     single = max(case.query_lens) == 1
     queries = max(BLOCK_M["unified"], ratio) // ratio
     tile = min(TILE, case.page_size) if single or bound > THRESHOLD else TILE
@@ -42,7 +42,7 @@ def _unified(case: Case) -> float:
     blocks = [-(-m // queries) for m in case.query_lens]
     programs = sum(blocks) * case.kv_heads
     tiles = case.kv_heads * sum(b * -(-n // tile) for b, n in zip(blocks, case.seq_lens, strict=True))
-    leaving = 0
+    leaving = 0  # of a step few programs, its decodes', are told a bound
     if bound > THRESHOLD and case.window == (-1, -1):
         leaving = programs * min(MOST_SEGMENTS, -(-bound // tile)) if case.max_keys else 0
         programs = programs * min(16, -(-max(case.seq_lens) // tile)) + case.tokens * case.q_heads

@@ -133,6 +133,7 @@ FEATURES = (
     _case("fp8 cache e5m2", "K and V stored in e5m2", lambda case: case.cache_dtype == "e5m2"),
     _case("fp8 queries", "queries stored in float8, with a descale", lambda case: bool(case.q_dtype)),
     _case("per-head descales", "a descale for each KV head", lambda case: case.per_head_descales),
+    _case("per-sequence descales", "a descale for each sequence", lambda case: case.per_sequence_descales),
     _case("fp16", "float16 queries and output", lambda case: case.dtype == "fp16"),
     _case("bf16", "bfloat16 queries and output", lambda case: case.dtype == "bf16"),
 

@@ -33,7 +33,7 @@ REPORT_EVERY = 10.0
 AVOIDABLE = (
     frozenset(level for axis in AXES for level in axis.levels if level[0].isalpha() and level != "none")
     | {f"{what}.{dtype}" for what in ("cache", "q") for dtype in CACHE_DTYPES}
-    | {"extend", "prefill", "descale.head"}
+    | {"extend", "prefill", "descale.head", "descale.seq"}
 )
 """What a case may be told by: levels that have a name of their own, and what the axes do not have."""
 
@@ -146,6 +146,7 @@ def kinds(case: Case) -> frozenset[str]:
     some |= {"short"} if any(0 < n < m for m, n in lens) else set()
     some |= set(case.kinds) | ({f"q.{case.q_dtype}"} if case.q_dtype else set())
     some |= {"descale.head"} if case.per_head_descales else set()
+    some |= {"descale.seq"} if case.per_sequence_descales else set()
     return frozenset(some | ({"padded"} if any(m and not n for m, n in lens) else set()))
 
 

@@ -37,6 +37,9 @@ alike, so that one taken for the other shows."""
 OF_A_HEAD = (1.0, 2.0, 4.0)
 """Times the descale of a cache that one KV head after the other has, where they differ."""
 
+OF_A_SEQUENCE = (1.0, 4.0, 2.0)
+"""Times a descale that one sequence after the other has, where they differ."""
+
 GUARD_ROWS = 8
 """Before and behind q: as many as leave it aligned to 16 bytes, which Triton compiles for, at any head dimension."""
 
@@ -118,6 +121,8 @@ def make(case: Case) -> Inputs:
     regimes.apply(case, regimes.Values(q, k, v, sinks, k_descale, v_descale, garbage), pages, _scale(case))
     if case.per_head_descales:
         k, v = (stored / _of_a_head(case)[:, None] for stored in (k, v))
+    if case.per_sequence_descales:
+        k, v = (stored / _of_a_page(case, pages)[:, None, None, None] for stored in (k, v))
     k_cache, v_cache = caches(case.layout, pages.blocks, *page, cache_dtype, garbage)
     k_cache[pages.first :], v_cache[pages.first :] = k.to(cache_dtype), v.to(cache_dtype)
     return with_new_tokens(case, _call(case, pages, _stored(q, case), (k_cache, v_cache), sinks))
@@ -170,6 +175,8 @@ def with_new_tokens(case: Case, inputs: Inputs) -> Inputs:
 def _call(case: Case, pages: Pages, q: Tensor, both: tuple[Tensor, Tensor], sinks: Tensor | None) -> Inputs:
     """All arguments of the call of a case, given those that hold values; `both` are the caches of K and V."""
     per_head, heads = torch.ones(case.batch, case.kv_heads), case.q_heads
+    if case.per_sequence_descales:
+        per_head = per_head * _of_a_sequence(case)[:, None]
     of_cache = per_head * _of_a_head(case) if case.per_head_descales else per_head
     return Inputs(
         q=_amid_nan(q, 2 * case.kv_heads if case.fused_q else 0),
@@ -194,12 +201,27 @@ def _stored(q: Tensor, case: Case) -> Tensor:
         return q
     dtype = TORCH_DTYPE[case.q_dtype]
     largest = torch.finfo(dtype).max
-    return (q.float() / Q_DESCALE).clamp(-largest, largest).to(dtype)
+    descale = Q_DESCALE * _of_a_sequence(case).repeat_interleave(torch.tensor(case.query_lens))
+    return (q.float() / descale[:, None, None]).clamp(-largest, largest).to(dtype)
 
 
 def _of_a_head(case: Case) -> Tensor:
     """What each KV head's descales are times the first one's, float32 [Hkv]."""
     return torch.tensor([OF_A_HEAD[head % len(OF_A_HEAD)] for head in range(case.kv_heads)])
+
+
+def _of_a_sequence(case: Case) -> Tensor:
+    """What each sequence's descales are times the first one's, float32 [B]."""
+    differ = case.per_sequence_descales
+    return torch.tensor([OF_A_SEQUENCE[b % len(OF_A_SEQUENCE)] if differ else 1.0 for b in range(case.batch)])
+
+
+def _of_a_page(case: Case, pages: Pages) -> Tensor:
+    """The same of the sequence that owns each page, 1 where none does: float32 [pool]."""
+    of_a_page = torch.ones(pages.pool)
+    for row, used, factor in zip(pages.table.long(), case.pages, _of_a_sequence(case), strict=True):
+        of_a_page[row[:used]] = factor
+    return of_a_page
 
 
 def queries(case: Case, inputs: Inputs) -> Tensor:

@@ -1,17 +1,33 @@
 """The space of steps that do more than decode: a smaller one beside that of decodes, whose axes have other meanings.
 
-What decodes have by themselves (drafts of every length, contexts at every edge, padding) is covered there.
+What decodes have by themselves (drafts of every length, contexts at every edge) is covered there. A legal assignment is
+made a case by `conformance.realize_step.case`; `conformance.realize_step.levels` goes back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from random import Random
 
-from conformance.axes import CACHE, CAUSAL, DTYPE, LAYOUT, Q_ROWS, REGIME, SCALE, SINKS, TAIL_REGIMES
-from conformance.case import DECODE, EXTEND, PREFILL, Case
-from conformance.realize import Levels, another_scale, random_of
-from conformance.space import Axis, Constraint, Space, rule
-from conformance.steps import step_of
+from conformance.axes import (
+    BOUND,
+    CACHE,
+    CAUSAL,
+    DTYPE,
+    LAYOUT,
+    MOST_BYTES,
+    PAGE_ORDER,
+    Q_ROWS,
+    REGIME,
+    SCALE,
+    SCORES,
+    SINKS,
+    TAIL_REGIMES,
+    row_bytes,
+)
+from conformance.block_tables import FIRST_HIGH_PAGE
+from conformance.contexts import THRESHOLD as SPLIT_ABOVE
+from conformance.covering import Row
+from conformance.realize import Levels
+from conformance.space import Axis, Constraint, Space, budget, rule
 
 STEP = Axis("step", ("extend", "prefill", "mixed", "decode+extend", "decode+prefill"))
 THRESHOLD = Axis("threshold", ("8", "1", "17"))
@@ -22,20 +38,42 @@ RATIO = Axis("ratio", ("2", "1", "4", "8", "3", "16"))
 KV_HEADS = Axis("KV heads", ("2", "1", "3", "8"))
 HEAD_DIM = Axis("head dim", ("64", "128", "32", "80", "96", "192", "256", "512"))
 PAGE = Axis("page", ("16", "32", "64", "1", "48", "256"))
-WINDOW = Axis("window", ("none", "left", "short", "wide"))
-SCORES = Axis("scores", ("none", "alibi"))
-DESCALES = Axis("descales", ("tensor", "head"))
+WINDOW = Axis("window", ("none", "left", "short", "wide", "right", "both"))
+DESCALES = Axis("descales", ("tensor", "head", "seq"))
 EACH = Axis("of each kind", ("1", "2", "3"))
+Q_DTYPE = Axis("q dtype", ("none", "small"))
+IDLE = Axis("beside", ("none", "idle", "padded"))
 
-AXES = (STEP, CAUSAL, DTYPE, THRESHOLD, NEW, CONTEXT, CHUNK, RATIO, KV_HEADS, HEAD_DIM, PAGE, LAYOUT, WINDOW, SCORES,
-        SINKS, CACHE, DESCALES, EACH, SCALE, Q_ROWS, REGIME)  # fmt: skip
+AXES = (STEP, CAUSAL, DTYPE, THRESHOLD, NEW, CONTEXT, CHUNK, RATIO, KV_HEADS, HEAD_DIM, PAGE, LAYOUT, PAGE_ORDER,
+        WINDOW, SCORES, SINKS, CACHE, Q_DTYPE, DESCALES, EACH, IDLE, SCALE, BOUND, Q_ROWS, REGIME)  # fmt: skip
 
 WITH_DECODES = ("mixed", "decode+extend", "decode+prefill")
 WITH_EXTENDS = ("extend", "mixed", "decode+extend")
 WITHOUT_EXTENDS = ("prefill", "decode+prefill")
 
-REACH = {"left": 63, "short": 5, "wide": 300}
-"""Keys to the left of a query that a window reaches: within a tile, within the new tokens, beyond most contexts."""
+REACH = {
+    "none": (-1, -1),
+    "left": (63, -1),
+    "short": (5, -1),
+    "wide": (300, -1),
+    "right": (-1, 5),
+    "both": (63, 10),
+}
+"""Keys on either side of a query that a window reaches: within a tile, within the new tokens, beyond most contexts."""
+
+IN_PARTS = ("none", "right")
+"""Windows that leave a query all of its context, so that an extend's is attended apart."""
+
+DECODES_FAIL = ("shifted", "poison.tails")
+"""Regimes in which causal decodes are known to fail where a bound of the keys has them split."""
+
+REFUSED = (
+    ("softcap in an extend or a prefill is CK's alone", {"scores": "softcap"}),
+    ("float8 queries of an extend or a prefill have no descale", {"q dtype": "small"}),
+    ("a window's right side is CK's alone", {"causal": "noncausal", "window": "right"}),
+    ("a window's right side is CK's alone", {"causal": "noncausal", "window": "both"}),
+)
+"""What AITER's Triton kernels refuse, whatever else a step has: levels, and why."""
 
 MOST_WORK = 2**26
 """Multiplications of the product of q and K."""
@@ -48,7 +86,7 @@ def _rules() -> Iterator[Constraint]:
     yield rule(
         "a context that is taken in chunks is an extend's, and no window hides it",
         (STEP, WINDOW, CHUNK),
-        lambda step, window, chunk: chunk == "none" or (step in WITH_EXTENDS and window == "none"),
+        lambda step, window, chunk: chunk == "none" or (step in WITH_EXTENDS and window in IN_PARTS),
     )
     yield rule(
         "a chunk that holds the whole context is none",
@@ -66,13 +104,13 @@ def _rules() -> Iterator[Constraint]:
     yield rule(
         "ALiBi cannot be told to a part of the keys",
         (STEP, WINDOW, SCORES),
-        lambda step, window, scores: scores == "none" or step in WITHOUT_EXTENDS or window != "none",
+        lambda step, window, scores: scores != "alibi" or step in WITHOUT_EXTENDS or window != "none",
     )
+    yield rule("non-causal kernels have no ALiBi", (CAUSAL, SCORES), lambda *levels: levels != ("noncausal", "alibi"))
     yield rule(
-        "non-causal kernels have no ALiBi",
-        (CAUSAL, SCORES),
-        lambda _, scores: scores == "none",
-        where={"causal": ["noncausal"]},
+        "a causal query sees nothing to its right: a right side alone is no window",
+        (CAUSAL, WINDOW),
+        lambda *levels: levels != ("causal", "right"),
     )
     for axis in (SINKS, CACHE):
         yield rule(
@@ -84,9 +122,41 @@ def _rules() -> Iterator[Constraint]:
         "descales differ where a smaller cache has several heads, and unified attention, which decodes, reads one",
         (STEP, CACHE, KV_HEADS, DESCALES),
         lambda step, cache, heads, descales: (
-            descales == "tensor" or (cache != "none" and heads != "1" and step not in WITH_DECODES)
+            descales == "tensor"
+            or (cache != "none" and step not in WITH_DECODES and (heads != "1" or descales == "seq"))
         ),
     )
+    yield rule(
+        "descales of a sequence's own need several, which share no page",
+        (EACH, PAGE_ORDER, DESCALES),
+        lambda each, order, descales: descales != "seq" or (each != "1" and order != "shared"),
+    )
+    yield rule(
+        "queries are as small as a smaller cache: the space of decodes lists other refusals",
+        (CACHE, Q_DTYPE),
+        lambda cache, q_dtype: q_dtype == "none" or cache != "none",
+    )
+    yield rule(
+        "pages are shared by two sequences of a kind that fill one",
+        (EACH, NEW, PAGE, PAGE_ORDER),
+        lambda each, new, page, _: each != "1" and int(new) >= int(page),
+        where={"page order": ["shared"]},
+    )
+    yield budget(
+        "page ids above 65,535 take caches of at most 128 MiB",
+        2 * MOST_BYTES,
+        [
+            ((PAGE_ORDER,), lambda order: FIRST_HIGH_PAGE if order == "high" else 0),
+            ((PAGE,), int),
+            ((LAYOUT, KV_HEADS, HEAD_DIM), row_bytes),
+        ],
+    )
+    yield rule(
+        "a sequence without queries, or without keys, stands among decodes",
+        (STEP, IDLE),
+        lambda step, idle: idle == "none" or step in WITH_DECODES,
+    )
+    yield from _what_the_space_of_decodes_has()
     yield rule(
         "the tail of a last page needs a sequence that does not fill it",
         (STEP, NEW, CONTEXT, PAGE, REGIME),
@@ -101,94 +171,45 @@ def _rules() -> Iterator[Constraint]:
     )  # fmt: skip
 
 
+def _what_the_space_of_decodes_has() -> Iterator[Constraint]:
+    """A causal decode that is known to fail (docs/findings.md) hides what the rest of a step shows."""
+    yield rule(
+        "a bound of the keys is no concern of decodes that fail with one",
+        (STEP, CAUSAL, BOUND, REGIME, IDLE),
+        lambda step, *_: step not in WITH_DECODES,
+        where={"causal": ["causal"], "bound": ["bounded"], "beside": ["padded"]},
+    )
+    yield rule(
+        "a bound of the keys goes with regimes in which decodes that are split are right",
+        (STEP, CAUSAL, BOUND, REGIME),
+        lambda step, *_: step not in WITH_DECODES,
+        where={"causal": ["causal"], "bound": ["bounded"], "regime": DECODES_FAIL},
+    )
+    yield rule(
+        "a row of padding is right in a batch that is not split",
+        (STEP, CAUSAL, CONTEXT, IDLE),
+        lambda step, _, context, __: step not in WITH_DECODES or int(context) < SPLIT_ABOVE,
+        where={"causal": ["causal"], "beside": ["padded"]},
+    )
+
+
 @cache
 def space() -> Space:
     """The axes and all constraints; made once."""
     return Space(AXES, _rules())
 
 
-def case(levels: Levels) -> Case:
-    """The case of a legal assignment. What levels leave open is a pure function of them."""
-    pick = random_of(levels)
-    lens = [pair for kind in _kinds(levels["step"]) for pair in _lens(kind, levels, pick)]
-    query_lens, seq_lens = zip(*lens, strict=True)
-    kv_heads, head_dim = int(levels["KV heads"]), int(levels["head dim"])
-    batch = Case(
-        causal=levels["causal"] == "causal",
-        dtype=levels["dtype"],
-        query_lens=query_lens,
-        seq_lens=seq_lens,
-        q_heads=kv_heads * int(levels["ratio"]),
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        page_size=int(levels["page"]),
-        layout=levels["layout"],
-        regime=levels["regime"],
-        window=(REACH.get(levels["window"], -1), -1),
-        alibi=levels["scores"] == "alibi",
-        sinks=levels["sinks"] == "sinks",
-        table_width=2 if levels["regime"] == "poison.table" else 1,
-        cache_dtype="" if levels["cache"] == "none" else levels["cache"].removeprefix("cache."),
-        per_head_descales=levels["descales"] == "head",
-        scale=another_scale(head_dim, pick) if levels["scale"] == "scale" else 0.0,
-        fused_q=levels["q rows"] == "q.fused",
-    )
-    chunk = 0 if levels["chunk"] == "none" else int(levels["chunk"])
-    return step_of(batch, int(levels["threshold"]), prefills=[m == n for m, n in lens], chunk=chunk)
+@cache
+def served() -> Space:
+    """The same without what AITER's Triton kernels refuse in any extend or prefill, and CK's may serve."""
+    by_name = {axis.name: axis for axis in AXES}
+    return Space(AXES, [*_rules(), *(_without(why, part, by_name) for why, part in REFUSED)])
 
 
-def _kinds(step: str) -> tuple[str, ...]:
-    return (DECODE, EXTEND, PREFILL) if step == "mixed" else tuple(step.split("+"))
+def _without(why: str, part: Levels, by_name: Mapping[str, Axis]) -> Constraint:
+    return rule(why, [by_name[name] for name in part], lambda *levels: levels != tuple(part.values()))
 
 
-def _lens(kind: str, levels: Levels, pick: Random) -> Iterator[tuple[int, int]]:
-    """Queries and keys of each sequence of a kind: the first is what the levels ask for, the others are smaller."""
-    new, context, draft = (int(levels[name]) for name in ("new tokens", "context", "threshold"))
-    for number in range(int(levels["of each kind"])):
-        fewer = number > 0
-        m = pick.randint(draft + 1, new) if fewer else new
-        n = pick.randint(1, context) if fewer else context
-        if kind == DECODE:
-            yield draft, n + draft
-        else:
-            yield m, m + (n if kind == EXTEND else 0)
-
-
-def levels(case: Case) -> dict[str, frozenset[str]] | None:
-    """The levels that a case has, none where it lies beside them; None for a case that only decodes."""
-    if case.step == DECODE:
-        return None
-    kinds = dict.fromkeys(case.kinds)
-    first = {kind: case.kinds.index(kind) for kind in kinds}
-    led = next(first[kind] for kind in (EXTEND, PREFILL) if kind in kinds)
-    context = (
-        case.seq_lens[first[EXTEND]] - case.query_lens[first[EXTEND]] if EXTEND in kinds else CONTEXT_WITHOUT_EXTENDS
-    )
-    windows = {(-1, -1): "none"} | {(reach, -1): name for name, reach in REACH.items()}
-    window = windows.get(case.window)
-    if window is None or case.softcap or case.q_dtype or case.page_order != "shuffled":
-        return {axis.name: frozenset() for axis in AXES}
-    words = {
-        "step": "mixed" if len(kinds) == 3 else "+".join(kinds),
-        "causal": "causal" if case.causal else "noncausal",
-        "dtype": case.dtype,
-        "threshold": str(case.decode_threshold),
-        "new tokens": str(case.query_lens[led]),
-        "context": str(context),
-        "chunk": str(case.chunk or "none"),
-        "ratio": str(case.gqa_ratio),
-        "KV heads": str(case.kv_heads),
-        "head dim": str(case.head_dim),
-        "page": str(case.page_size),
-        "layout": case.layout,
-        "window": window,
-        "scores": "alibi" if case.alibi else "none",
-        "sinks": "sinks" if case.sinks else "none",
-        "cache": f"cache.{case.cache_dtype}" if case.cache_dtype else "none",
-        "descales": "head" if case.per_head_descales else "tensor",
-        "of each kind": str(case.batch // len(kinds)),
-        "scale": "scale" if case.scale else "none",
-        "q rows": "q.fused" if case.fused_q else "dense",
-        "regime": case.regime,
-    }
-    return {axis.name: frozenset({words[axis.name]} & set(axis.levels)) for axis in AXES}
+def may_be_served(row: Row) -> bool:
+    """Has a case, by what it covers, nothing of what `served` leaves out?"""
+    return not any(all(level in row[name] for name, level in part.items()) for _, part in REFUSED)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from conformance import manifest, realize, step_space
+from conformance import manifest, realize, realize_step, step_space
 from conformance.axes import AXES, BLIND, CAUSAL, CONTEXT, DTYPE, PAGE, QUERIES, space
 from conformance.case import DECODE, Case
 from conformance.cost import seconds
@@ -123,8 +123,19 @@ def full(core: Iterable[Case]) -> list[Case]:
 
 
 def _steps(by_hand: Iterable[Case], strength: int) -> Iterator[Case]:
-    """Steps that do more than decode, so that every legal combination of so many of their levels is in one."""
-    return map(step_space.case, cover(step_space.space(), strength, covered=step_rows(by_hand)))
+    """Steps that do more than decode, so that every legal combination of so many of their levels is in one.
+
+    What a kernel may serve is covered by itself first: a case that it refuses shows nothing else.
+    """
+    served, every = step_space.served(), step_space.space()
+    covered = list(step_rows(by_hand))
+    made = cover(served, strength, covered=[row for row in covered if step_space.may_be_served(row)])
+    refused = cover(every, strength, covered=[*covered, *map(_row, made)])
+    return map(realize_step.case, [*made, *refused])
+
+
+def _row(levels: realize.Levels) -> Row:
+    return {name: frozenset({level}) for name, level in levels.items()}
 
 
 def _cost(levels: realize.Levels) -> float:
@@ -147,7 +158,7 @@ def rows(cases: Iterable[Case]) -> Iterator[Row]:
 
 def step_rows(cases: Iterable[Case]) -> Iterator[Row]:
     """What cases cover of the levels of steps."""
-    return (levels for case in cases if (levels := step_space.levels(case)) is not None)
+    return (levels for case in cases if (levels := realize_step.levels(case)) is not None)
 
 
 def missing_boundaries(cases: Iterable[Case]) -> list[dict[str, str]]:

@@ -134,7 +134,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         q_descale=inputs.q_descale,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
-        per_head_descales=case.per_head_descales,
+        several_descales=case.several_descales,
         out_dtype=TORCH_DTYPE[case.dtype],
     )
     try:

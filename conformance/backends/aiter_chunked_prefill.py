@@ -33,6 +33,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("attention sinks", case.sinks),
         ("float8 queries", bool(case.q_dtype)),
         ("descale for each head", case.per_head_descales),
+        ("descale for each sequence", case.per_sequence_descales),
     )
     _entry.decline_foreign_float8(case)
     key, value = new_tokens(case, inputs, least=2)

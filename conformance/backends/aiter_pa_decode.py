@@ -32,6 +32,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("softcap", case.softcap > 0),
         ("attention sinks", case.sinks),
         ("float8 queries", bool(case.q_dtype)),
+        ("descale for each sequence", case.per_sequence_descales),
     )
     _entry.decline_foreign_float8(case)
     out = unwritten(inputs.q)

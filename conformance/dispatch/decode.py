@@ -23,7 +23,7 @@ def _unified(call: Call, decodes: Decodes) -> Answered:
     layer, tokens = call.layer, decodes.tokens
     if call.q.itemsize < call.k_cache.itemsize:
         call.unclaimed("unified_attention takes float8 queries with float8 caches alone")
-    if layer.per_head_descales:
+    if layer.several_descales:
         call.unclaimed("unified_attention reads one descale, which it takes for those of all heads")
     left, _ = layer.window  # a causal query sees nothing to its right: a window's right side changes nothing
     call.kernel("unified")(

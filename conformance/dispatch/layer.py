@@ -28,7 +28,7 @@ class AttentionLayer:
     q_descale: Tensor | None = None
     k_descale: Tensor | None = None
     v_descale: Tensor | None = None
-    per_head_descales: bool = False  # they differ from KV head to KV head
+    several_descales: bool = False  # of a cache: they differ from KV head to KV head, or from sequence to sequence
     out_dtype: torch.dtype | None = None  # of the output, where it is not that of the queries
 
 

@@ -34,7 +34,7 @@ def serves(call: Call, decodes: Decodes) -> bool:
         and cache.shape[1] in PAGE_SIZES
         and cache.stride() == call.v_cache.stride()
         and call.q.itemsize == 2
-        and (cache.dtype == call.q.dtype or (cache.dtype in FP8 and not layer.per_head_descales))
+        and (cache.dtype == call.q.dtype or (cache.dtype in FP8 and not layer.several_descales))
         and call.load("paged") is not None
     )
 

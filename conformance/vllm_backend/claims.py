@@ -56,6 +56,8 @@ def _require_dtypes(vllm: Any, case: Case) -> None:
         raise Unsupported("vLLM hands this backend queries in 16 bits, and no descale of them")
     if case.per_head_descales:
         raise Unsupported("vLLM has one descale for the keys of a layer and one for its values, not one a head")
+    if case.per_sequence_descales:
+        raise Unsupported("vLLM has one descale for the keys of a layer and one for its values, not one a sequence")
     own = vllm.current_platform.fp8_dtype()
     if case.cache_dtype.startswith("e4m3") and TORCH_DTYPE[case.cache_dtype] is not own:
         raise Unsupported(f"a float8 cache of vLLM is {_name(own)} here, not {case.cache_dtype}")

@@ -36,11 +36,10 @@ def rows_of_attention(
                 scores = softcap * torch.tanh(scores / softcap)
             if slopes is not None:
                 scores = scores - slopes[head].double() * (torch.arange(first, first + len(scores)) - stand).abs()
-            weights = scores.exp()
-            total = weights.sum() + (sinks[head].double().exp() if sinks is not None else 0)
-            if float(total) > 0:
-                out[i, head] = weights @ v[first:end, kv].double() / total
-                lse[i, head] = total.log()
+            every = scores if sinks is None else torch.cat([scores, sinks[head : head + 1].double()])
+            if len(every):
+                lse[i, head] = every.logsumexp(0)
+                out[i, head] = (scores - lse[i, head]).exp() @ v[first:end, kv].double()
     return out, lse
 
 
@@ -83,11 +82,18 @@ def flash_attn_with_kvcache(
         raise NotImplementedError("softcap not implemented in KV cache path")
     if q.itemsize != k_cache.itemsize and k_cache.itemsize == 1:
         raise ValueError("Mixed FP8 and non-FP8 tensors provided; either all or none must be FP8.")
-    out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[0], q.shape[2], q.shape[1])
+    stored = q.dtype if q.itemsize > 1 else torch.float32
+    out, lse = torch.empty(q.shape, dtype=stored), torch.empty(q.shape[0], q.shape[2], q.shape[1])
+    group = q.shape[2] // k_cache.shape[2]
     for b in range(len(q)):
-        keys, values = (pages_of(cache, page_table[b], int(cache_seqlens[b])) for cache in (k_cache, v_cache))
-        rows, sums = rows_of_attention(q[b], keys, values, causal, window_size, softmax_scale)
-        out[b], lse[b] = rows.to(q.dtype), sums.T
+        keys, values = (
+            pages_of(cache, page_table[b], int(cache_seqlens[b])).double()
+            * (1.0 if descale is None else descale[b].double()[:, None])
+            for cache, descale in ((k_cache, k_descale), (v_cache, v_descale))
+        )
+        times = 1.0 if q_descale is None else q_descale[b].double().repeat_interleave(group)[:, None]
+        rows, sums = rows_of_attention(q[b].double() * times, keys, values, causal, window_size, softmax_scale)
+        out[b], lse[b] = rows.to(stored), sums.T
     return out, lse
 
 

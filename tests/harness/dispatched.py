@@ -18,7 +18,7 @@ from conformance.dispatch import (
     forward,
 )
 from conformance.execute import exact
-from conformance.inputs import Inputs, make
+from conformance.inputs import TORCH_DTYPE, Inputs, make
 from tests.harness.dispatch_kernels import Kernels
 
 
@@ -62,6 +62,9 @@ def layer_of(case: Case, inputs: Inputs) -> AttentionLayer:
         softcap=case.softcap,
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        q_descale=inputs.q_descale,
+        several_descales=case.several_descales,
+        out_dtype=TORCH_DTYPE[case.dtype] if case.q_dtype else None,
         k_descale=inputs.k_descale,
         v_descale=inputs.v_descale,
     )

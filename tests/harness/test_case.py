@@ -48,6 +48,8 @@ def legal_cases(draw: st.DrawFn) -> Case:
     case = draw(decoding_cases())
     if case.cache_dtype and case.kv_heads > 1:
         case = replace(case, per_head_descales=draw(st.booleans()))
+    if case.cache_dtype and case.batch > 1 and not case.shared_pages:
+        case = replace(case, per_sequence_descales=draw(st.booleans()))
     prefills = draw(st.lists(st.booleans(), min_size=case.batch, max_size=case.batch))
     return step_of(case, draw(st.integers(1, 40)), prefills=prefills, chunk=draw(st.integers(0, 300)))
 
@@ -204,6 +206,9 @@ def test_what_follows_from_the_fields() -> None:
 # -- what is no case ---------------------------------------------------------------------------------------------------
 
 
+DESCALES_OF_SEQUENCES = "descales differ from sequence to sequence where several share no page of a smaller cache"
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -232,6 +237,12 @@ def test_what_follows_from_the_fields() -> None:
         ({"cache_dtype": "int4"}, f"cache dtype 'int4' is none of {', '.join(CACHE_DTYPES)}"),
         ({"q_dtype": "int4"}, f"q dtype 'int4' is none of {', '.join(CACHE_DTYPES)}"),
         ({"per_head_descales": True}, "descales differ from head to head where a smaller cache has several"),
+        ({"per_sequence_descales": True}, DESCALES_OF_SEQUENCES),
+        (
+            {"per_sequence_descales": True, "cache_dtype": "e4m3fn", "query_lens": (16,), "seq_lens": (1000,)},
+            DESCALES_OF_SEQUENCES,
+        ),
+        ({"per_sequence_descales": True, "cache_dtype": "e4m3fn", "page_order": "shared"}, DESCALES_OF_SEQUENCES),
         ({"chunk": 64}, "no sequence has a context that is taken in chunks"),
         ({"chunk": -1}, "the decode threshold and a chunk are numbers of tokens, at most 2147483647"),
         ({"decode_threshold": 16}, "every sequence decodes: a threshold of 16 says nothing"),

@@ -179,7 +179,7 @@ def test_descales_that_differ_from_head_to_head_are_not_claimed_of_unified_atten
     assert inputs.k_descale is not None
     by_head = inputs.k_descale * torch.tensor([1.0, 4.0])
     want = exact(case, replace(inputs, k_descale=by_head))
-    layer = replace(layer_of(case, inputs), k_descale=by_head, per_head_descales=True)
+    layer = replace(layer_of(case, inputs), k_descale=by_head, several_descales=True)
     with pytest.raises(Unsupported, match=r"^unified_attention reads one descale, which it takes for") as refused:
         forward(layer, built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache, load=Kernels().load)
     assert refused.value.probe is not None

@@ -71,6 +71,7 @@ EDGES: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "fp8 cache e5m2": (("-packed", "-cache.e5m2-packed"), ("-packed", "-cache.e4m3fn-packed")),
     "fp8 queries": (("-packed", "-q.e4m3fn-packed"), ("-packed", "-cache.e4m3fn-packed")),
     "per-head descales": (("-packed", "-cache.e4m3fn-descale.head-packed"), ("-packed", "-cache.e4m3fn-packed")),
+    "per-sequence descales": (("-packed", "-cache.e4m3fn-descale.seq-packed"), ("-packed", "-cache.e4m3fn-packed")),
     "fp16": (("bf16", "fp16"), ("", "")),
     "contiguous cache": (("packed", "contiguous"), ("packed", "padded")),
     "other layouts": (("packed", "sliced"), ("packed", "contiguous")),

@@ -350,6 +350,26 @@ def test_a_cache_whose_heads_have_descales_of_their_own_stores_the_same_values()
     assert torch.equal(rows, rows[:1].expand_as(rows))
 
 
+def test_each_sequence_s_descales_are_those_of_what_it_stores() -> None:
+    """Dequantised by its own descale, every sequence has unit normal queries, keys and values; by another's, none."""
+    case = Case.parse(
+        "decode-noncausal-bf16-b3-q8-h4:2-d64-p16-kv150-cache.e4m3fnuz-q.e4m3fnuz-descale.head-descale.seq-packed-random"
+    )
+    made = make(case)
+    assert made.k_descale is not None
+    assert made.v_descale is not None
+    assert made.q_descale is not None
+    for descale, one in ((made.k_descale, 0.25), (made.v_descale, 0.5)):
+        assert torch.equal(descale, one * torch.tensor([[1.0], [4.0], [2.0]]) * torch.tensor([1.0, 2.0]))
+    assert made.q_descale.tolist() == [[2.0] * 2, [8.0] * 2, [4.0] * 2]
+    spread = queries(case, made).double().unflatten(0, (3, 8)).std((1, 2, 3))
+    torch.testing.assert_close(spread, torch.ones(3).double(), rtol=0.15, atol=0)
+    for stored, descale in ((made.k_cache, made.k_descale), (made.v_cache, made.v_descale)):
+        for b, row in enumerate(made.block_table.long()):
+            held = stored[row].flatten(0, 1)[:150].double() * descale[b].double()[:, None]
+            torch.testing.assert_close(held.std((0, 2)), torch.ones(2).double(), rtol=0.1, atol=0)
+
+
 def test_queries_in_a_smaller_dtype_are_exact_in_the_output_s() -> None:
     case = Case.parse("decode-causal-bf16-b2-q3-h4:2-d64-p16-kv40+30-q.e4m3fnuz-packed-random")
     made = make(case)

@@ -12,7 +12,7 @@ from itertools import groupby, product
 
 import pytest
 
-from conformance import realize, step_space, tiers
+from conformance import realize, realize_step, step_space, tiers
 from conformance.axes import AXES, space
 from conformance.case import Case
 from conformance.cost import seconds
@@ -37,9 +37,9 @@ def assignments(case: Case) -> Iterator[dict[str, str]]:
 
 
 def is_made_from_levels(case: Case) -> bool:
-    if (levels := step_space.levels(case)) is not None:
+    if (levels := realize_step.levels(case)) is not None:
         one = {name: level for name, some in levels.items() for level in some}  # no two levels of a step coincide
-        return len(one) == len(levels) and not step_space.space().objections(one) and step_space.case(one) == case
+        return len(one) == len(levels) and not step_space.space().objections(one) and realize_step.case(one) == case
     return any(not space().objections(levels) and realize.case(levels) == case for levels in assignments(case))
 
 
@@ -99,6 +99,14 @@ def test_every_legal_pair_is_in_core() -> None:
 
 def test_every_legal_triple_is_in_full() -> None:
     assert uncovered(space(), tiers.rows(cases("full")), 3) == [], WRITE
+
+
+def test_every_legal_pair_of_steps_that_a_kernel_may_serve_is_in_one_that_it_serves() -> None:
+    """A pair that stands in refused cases alone, of softcap say, would not be tried on AITER's Triton kernels."""
+    rows = list(tiers.step_rows(cases("core")))
+    assert uncovered(step_space.served(), filter(step_space.may_be_served, rows), 2) == [], WRITE
+    assert uncovered(step_space.space(), rows, 2) == [], WRITE
+    assert uncovered(step_space.space(), filter(step_space.may_be_served, rows), 2) != []
 
 
 def test_a_pair_that_is_missing_is_told() -> None:
