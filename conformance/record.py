@@ -23,6 +23,9 @@ from reference import attention as oracle
 
 FORMAT = 1
 
+EXPECTED = ("entry", "status", "reason", "issue")
+"""What a line says of the declared gap that it was expected to be."""
+
 
 class BadRecord(Exception):
     """A file that is no record, or a record that cannot be written, in one sentence."""
@@ -154,6 +157,8 @@ def read(path: Path) -> Record:
         if footer is not None:
             raise BadRecord(f"{path}, line {number}: its footer is not its last line")
         if _is_result(entry):
+            if not _expects_in_full(entry):
+                raise BadRecord(f"{path}, line {number}: what was expected lacks one of {', '.join(EXPECTED)}")
             cases.append(entry)
         elif isinstance(entry, dict) and entry.get("kind") == "footer" and isinstance(entry.get("counts"), dict):
             footer = entry
@@ -194,3 +199,14 @@ def _is_result(entry: Any) -> bool:
         return False
     words = [entry.get("case"), entry.get("status"), entry.get("relation", "")]
     return all(isinstance(word, str) for word in words) and words[1] in set(Status)
+
+
+def _expects_in_full(result: dict[str, Any]) -> bool:
+    if "expected" not in result:
+        return True
+    expected = result["expected"]
+    return (
+        isinstance(expected, dict)
+        and all(isinstance(expected.get(name), str) for name in EXPECTED)
+        and expected["status"] in set(Status)
+    )

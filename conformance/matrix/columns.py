@@ -86,8 +86,8 @@ class Column:
 def of_records(paths: Sequence[Path]) -> list[Column]:
     """One for each system, in the order in which records name them first.
 
-    Raises BadRecord for a file that is none, for two results of one check on one system, and for a check whose inputs
-    or oracle are not the same in all records.
+    Raises BadRecord for a file that is none, for two results or two paths of one check on one system, and for a check
+    whose inputs or oracle are not the same in all records.
     """
     by_system: dict[System, list[tuple[Path, Record]]] = defaultdict(list)
     for path in dict.fromkeys(paths):
@@ -111,12 +111,20 @@ def _joined(some: list[tuple[Path, Record]]) -> dict[str, Result]:
     for path, record in some:
         for result in record.cases:
             before, one = results.get(check := check_id(result), (path, result))
-            if Status.NOT_RUN not in (one["status"], result["status"]) and one["status"] != result["status"]:
-                raise BadRecord(f"{before} and {path} have different results of {check} on one system: "
-                                f"{one['status']} and {result['status']}")  # fmt: skip
+            if Status.NOT_RUN not in (one["status"], result["status"]):
+                _refuse_different((before, one), (path, result))
             if check not in results or one["status"] == Status.NOT_RUN:
                 results[check] = path, result
     return {check: result for check, (_, result) in results.items()}
+
+
+def _refuse_different(first: tuple[Path, Result], other: tuple[Path, Result]) -> None:
+    """One system answers a check in one way, by one path: two of either are of two systems, whatever their names."""
+    for what, plural in (("status", "results"), ("path", "paths")):
+        told = [result.get(what) or "none" for _, result in (first, other)]
+        if told[0] != told[1]:
+            raise BadRecord(f"{first[0]} and {other[0]} have different {plural} of {check_id(other[1])} on one system: "
+                            f"{told[0]} and {told[1]}")  # fmt: skip
 
 
 def _cut(records: Iterable[Record]) -> list[dict[str, Any]]:

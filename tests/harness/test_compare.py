@@ -15,7 +15,9 @@ from tests.harness.conftest import Done
 
 PASS, MISMATCH, NONFINITE = {"status": "PASS"}, {"status": "MISMATCH"}, {"status": "NONFINITE"}
 UNSUPPORTED, NOT_RUN, CRASH = {"status": "UNSUPPORTED"}, {"status": "NOT RUN"}, {"status": "CRASH"}
-GAP = MISMATCH | {"expected": {"status": "MISMATCH"}}
+GAP = MISMATCH | {
+    "expected": {"status": "MISMATCH", "reason": "It is wrong", "issue": "docs/findings.md", "entry": "a.toml, entry 1"}
+}
 
 Results = Mapping[str, dict[str, Any] | None]
 """By check, what a line of a record says of it; None for no line."""

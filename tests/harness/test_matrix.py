@@ -420,7 +420,9 @@ def test_a_matrix_in_which_nothing_ran_ends_with_3(
 def test_what_cannot_stand_side_by_side_is_one_sentence(record: RecordOf, command: Callable[..., Done]) -> None:
     one, alike = record("one", {PLAIN: PASS}), record("alike", {PLAIN: PASS}, "0.1.17")
     edited = record("edited", {PLAIN: PASS}, "0.1.18", digests={PLAIN: "0" * 16})
-    other = record("other", {PLAIN: NONFINITE})
+    other, elsewhere = record("other", {PLAIN: NONFINITE}), record("elsewhere", {PLAIN: PASS | {"path": "kvcache"}})
+    silent = record("silent", {PLAIN: GAP | {"expected": {}}})
+    no_word = record("no word", {PLAIN: GAP | {"expected": DECLARED | {"status": "BROKEN"}}})
     (one.parent / "no record").write_text("{}\n")
     unknown = one.parent / "unknown"
     unknown.write_text(one.read_text().replace("decode-causal", "decode-sideways"))
@@ -428,6 +430,9 @@ def test_what_cannot_stand_side_by_side_is_one_sentence(record: RecordOf, comman
     for paths, sentence in (
         ([one, edited], f"the inputs or the oracle of {PLAIN} are of another version"),
         ([one, other], f"have different results of {PLAIN} on one system: PASS and NONFINITE"),
+        ([one, elsewhere], f"have different paths of {PLAIN} on one system: unified and kvcache"),
+        ([silent], "silent, line 2: what was expected lacks one of entry, status, reason, issue"),
+        ([no_word], "no word, line 2: what was expected lacks one of entry, status, reason, issue"),
         ([one, one.parent / "absent"], "absent"),
         ([one.parent / "no record"], "its first line is no header"),
         ([unknown], "does not know a check of the records"),
