@@ -107,10 +107,11 @@ class Flash:
         for b, m in enumerate(case.query_lens):
             rows = slice(case.query_starts[b], case.query_starts[b] + m)
             first = self.first_query(case, b)
-            out[rows], lse[rows] = self._sequence(case, inputs, b, q[first : first + m])
+            out[rows], lse[rows] = self.sequence(case, inputs, b, q[first : first + m])
         return self.finish(case, out).to(TORCH_DTYPE[case.dtype]), lse
 
-    def _sequence(self, case: Case, inputs: Inputs, b: int, q: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(self, case: Case, inputs: Inputs, b: int, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Out [m, Hq, D] and lse [m, Hq], float32, of the queries [m, Hq, D] of sequence `b`. Raises Fault."""
         n, m = self.length(case, b), len(q)
         first, end = self.keys(case, n)
         k, v = self._load(case, inputs, b, first, end)
