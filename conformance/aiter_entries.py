@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from conformance import guards
 from conformance.aiter_source import AiterSource, attention_modules, load_kernel, required
 from conformance.case import Case
+from conformance.guards import Guarded
 from conformance.status import Unsupported
 from conformance.targets import Target
 from conformance.targets.target import FP8
@@ -37,6 +38,10 @@ class Entry:
             raise RuntimeError(f"{self.function} is called before it was prepared")
         return self.kernel(*arguments, **named)
 
+    def output(self, q: Tensor) -> Guarded:
+        """What the function is to write to for `q` [T, Hq, D], if it takes an output; checked in the answer."""
+        return guards.unwritten(self.function, q)
+
     def decline(self, *lacking: tuple[str, bool]) -> None:
         """Raises Unsupported for the first that is asked for; each is a feature, and whether it is asked for."""
         for feature, asked in lacking:
@@ -52,11 +57,6 @@ def decline_foreign_float8(arch: str, what: str, dtype: str) -> None:
     """Raises Unsupported for a cache, or queries, in a float8 that the arch does not compute with; "" is none."""
     if dtype not in ("", own := FP8.get(arch, dtype)):
         raise Unsupported(f"a float8 {what} on {arch} is {own}, not {dtype}")
-
-
-def unwritten(q: Tensor) -> Tensor:
-    """A buffer for the output of `q` [T, Hq, D], contiguous, all NaN: what a kernel does not write shows."""
-    return torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.device)
 
 
 def sees_only_the_left(case: Case) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from conformance import guards
 from conformance.backends import Answer, Backend
 from conformance.case import Case
 from conformance.evidence import key_read
+from conformance.guards import WroteOutside
 from conformance.inputs import Inputs, make
 from conformance.judge import Verdict, judge
 from conformance.memory import NotEnoughMemory
@@ -70,29 +72,35 @@ def _probed(case: Case, prepared: Prepared, refused: Unsupported, kernel: Backen
         answer, seconds = answered(case, prepared.inputs, kernel, target)
     except Unsupported as more:
         return Verdict(Status.UNSUPPORTED, f"{refused}; {more}")
+    except WroteOutside as stray:
+        verdict = verdict_on(stray)
     except Exception as error:
         if _status_of(error) is Status.RESOURCE:
             raise
         return Verdict(Status.UNSUPPORTED, f"{refused}; refused by the kernel too: {_sentence(error)}")
-    verdict = _judged(case, prepared, answer, seconds)
+    else:
+        verdict = _judged(case, prepared, answer, seconds)
     if verdict.status is Status.PASS:
         return Verdict(Status.UNSUPPORTED, f"{refused}; not claimed, and yet right", path=verdict.path)
     return replace(verdict, reason=f"{verdict.reason}: silently wrong where the kernel should refuse ({refused})")
 
 
 def answered(case: Case, inputs: Inputs, backend: Backend, target: Target) -> tuple[Answer, float]:
-    """What the backend answers, and in how many seconds. Raises what the backend raises."""
+    """What the backend answers, and in how many seconds. Raises what the backend raises, and WroteOutside."""
     started = perf_counter()
     with uninitialised_memory_is_nan():
         answer = backend.answer(case, inputs)
         if target.kind == "gpu":
             torch.cuda.synchronize()
-    return answer, perf_counter() - started
+    seconds = perf_counter() - started
+    guards.check(answer.guarded, answer.path)
+    return answer, seconds
 
 
 def verdict_on(error: BaseException) -> Verdict:
     """What it means for a check that a backend raised this."""
-    return Verdict(_status_of(error), _sentence(error))
+    path = error.path if isinstance(error, WroteOutside) else ""
+    return Verdict(_status_of(error), _sentence(error), path=path)
 
 
 def exact(case: Case, inputs: Inputs, *, sums: bool = True) -> Attention:
@@ -144,12 +152,12 @@ def _status_of(error: BaseException) -> Status:
         words in str(error) for words in ("can't allocate memory", "out of memory", "out of resource")
     ):
         return Status.RESOURCE
-    return Status.ERROR
+    return Status.MISMATCH if isinstance(error, WroteOutside) else Status.ERROR
 
 
 def _sentence(error: BaseException) -> str:
     """The line of the error that says what is wrong, and where it was raised."""
-    if isinstance(error, Unsupported | NotEnoughMemory):
+    if isinstance(error, Unsupported | NotEnoughMemory | WroteOutside):
         return _first_line(error)
     said = error
     while said.__cause__ is not None:  # Triton wraps what went wrong in a quotation of the source

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from conformance import host_reads
+from conformance import guards, host_reads
 from conformance.backends import Answer, Backend
 from conformance.case import DECODE, Case
 from conformance.execute import answered, exact, uninitialised_memory_is_nan, verdict_on
@@ -81,12 +81,13 @@ class Captured:
         torch.cuda.synchronize()
 
     def replay(self) -> Answer:
-        """The answer of a replay, in memory of its own; what the replay does not write is NaN."""
+        """The answer of a replay, in memory of its own; what the replay does not write is NaN. Raises WroteOutside."""
         for tensor in (self._answer.out, self._answer.lse):
             if tensor is not None:
                 tensor.fill_(torch.nan)
         self._graph.replay()
         torch.cuda.synchronize()
+        guards.check(self._answer.guarded, self._answer.path)
         lse = self._answer.lse
         return replace(self._answer, out=self._answer.out.clone(), lse=None if lse is None else lse.clone())
 
@@ -234,6 +235,7 @@ def _without_a_read(case: Case, backend: Backend, target: Target) -> Verdict:
         answered(case, inputs, backend, target)  # compiling may wait for the device; a captured call is compiled
     with host_reads.refused(), _waiting_is_an_error(target):
         answer = backend.answer(case, inputs)
+    guards.check(answer.guarded, answer.path)
     return Verdict(Status.PASS, path=answer.path)
 
 

@@ -21,7 +21,7 @@ class Status(StrEnum):
     """One word for the outcome of a case; everything but PASS and UNSUPPORTED makes a run not conformant."""
 
     PASS = "PASS"
-    MISMATCH = "MISMATCH"  # wrong numbers
+    MISMATCH = "MISMATCH"  # wrong numbers, or numbers where none belong
     NONFINITE = "NONFINITE"  # NaN or infinity, or an element never written
     MALFORMED = "MALFORMED"  # wrong shape or dtype
     UNSUPPORTED = "UNSUPPORTED"  # the backend declined, in so many words

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conformance.aiter_source import AiterSource
 from conformance.case import Case
+from conformance.guards import Guarded
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.status import Unsupported
@@ -32,12 +33,16 @@ class BackendNotReady(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a backend computed: `out` [T, Hq, D], `lse` [T, Hq] or None, which path, and what that path rounds."""
+    """What a backend computed: `out` [T, Hq, D], `lse` [T, Hq] or None, which path, and what that path rounds.
+
+    `guarded` are outputs that kernels were given, amid rows that must be as they were.
+    """
 
     out: Tensor
     lse: Tensor | None = None
     path: str = ""
     profile: RoundingProfile | None = None
+    guarded: tuple[Guarded, ...] = ()
 
 
 Attend = Callable[[Case, Inputs], "Answer | Tensor | tuple[Tensor, Tensor]"]

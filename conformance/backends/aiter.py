@@ -149,7 +149,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
 
 
 def _answer(done: Dispatched, case: Case) -> Answer:
-    return Answer(done.out, done.lse, done.path, rounding(done.path, case))
+    return Answer(done.out, done.lse, done.path, rounding(done.path, case), done.guarded)
 
 
 def rounding(path: str, case: Case) -> RoundingProfile:

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from conformance.aiter_entries import Entry, sees_only_the_left, unwritten
+from conformance.aiter_entries import Entry, sees_only_the_left
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.gathered import new_tokens
@@ -37,13 +37,13 @@ def attend(case: Case, inputs: Inputs) -> Answer:
     )
     _entry.decline_foreign_float8(case)
     key, value = new_tokens(case, inputs, least=2)
-    out, one = unwritten(inputs.q), torch.ones(1, device=inputs.q.device)
+    output, one = _entry.output(inputs.q), torch.ones(1, device=inputs.q.device)
     x = math.gcd(VECTOR // inputs.k_cache.itemsize, case.head_dim)
     _entry(
         query=inputs.q,
         key=key,
         value=value,
-        output=out,
+        output=output.rows,
         kv_cache_dtype="fp8" if case.cache_dtype else "auto",
         key_cache=inputs.k_cache.unflatten(3, (-1, x)).permute(0, 2, 3, 1, 4),
         value_cache=inputs.v_cache.permute(0, 2, 3, 1),
@@ -58,7 +58,8 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         sm_scale=inputs.scale,
     )
     kinds = [name for name, here in (("prefill", max(case.query_lens) > 1), ("decode", 1 in case.query_lens)) if here]
-    return Answer(out, path="+".join(map("chunked.{}".format, kinds)), profile=rounding(case))
+    path = "+".join(map("chunked.{}".format, kinds))
+    return Answer(output.rows, path=path, profile=rounding(case), guarded=(output,))
 
 
 def rounding(case: Case) -> RoundingProfile:

@@ -1,6 +1,6 @@
 """AITER's `extend_attention_fwd`: new tokens' K and V, and the numbers of the rows of a pool that came before them."""
 
-from conformance.aiter_entries import Entry, unwritten
+from conformance.aiter_entries import Entry
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.gathered import as_rows, context, new_tokens
@@ -25,12 +25,12 @@ def attend(case: Case, inputs: Inputs) -> Answer:
     )
     key, value = new_tokens(case, inputs)
     (before, where), (k_rows, v_rows, step) = context(case, inputs), as_rows(inputs.k_cache, inputs.v_cache)
-    out = unwritten(inputs.q)
+    output = _entry.output(inputs.q)
     _entry(
         inputs.q,
         key,
         value,
-        out,
+        output.rows,
         k_rows,
         v_rows,
         inputs.query_start_loc,
@@ -43,4 +43,4 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         sm_scale=inputs.scale,
         logit_cap=case.softcap,
     )
-    return Answer(out, path="extend", profile=RoundingProfile.flash(case.dtype))
+    return Answer(output.rows, path="extend", profile=RoundingProfile.flash(case.dtype), guarded=(output,))

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from conformance.aiter_entries import Entry, unwritten
+from conformance.aiter_entries import Entry
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.inputs import Inputs
@@ -35,9 +35,9 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("descale for each sequence", case.per_sequence_descales),
     )
     _entry.decline_foreign_float8(case)
-    out = unwritten(inputs.q)
+    output = _entry.output(inputs.q)
     _entry(
-        out,
+        output.rows,
         inputs.q,
         inputs.k_cache.transpose(1, 2),
         inputs.v_cache.transpose(1, 2),
@@ -51,7 +51,7 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         alibi_slopes=inputs.alibi_slopes,
     )
     path = ("pa.v2" if _is_split(case) else "pa.v1") + ".token" * case.per_head_descales
-    return Answer(out, path=path, profile=rounding(case, inputs.scale))
+    return Answer(output.rows, path=path, profile=rounding(case, inputs.scale), guarded=(output,))
 
 
 def rounding(case: Case, scale: float) -> RoundingProfile:

@@ -1,6 +1,6 @@
 """AITER's `prefill_attention.context_attention_fwd`: sequences all of whose tokens are new, without a cache."""
 
-from conformance.aiter_entries import Entry, unwritten
+from conformance.aiter_entries import Entry
 from conformance.backends import Answer
 from conformance.case import Case
 from conformance.gathered import new_tokens
@@ -26,8 +26,15 @@ def attend(case: Case, inputs: Inputs) -> Answer:
         ("float8 queries", bool(case.q_dtype)),
     )
     key, value = new_tokens(case, inputs)
-    out = unwritten(inputs.q)
+    output = _entry.output(inputs.q)
     _entry(
-        inputs.q, key, value, out, inputs.query_start_loc, inputs.seq_lens, max(case.query_lens), is_causal=case.causal
+        inputs.q,
+        key,
+        value,
+        output.rows,
+        inputs.query_start_loc,
+        inputs.seq_lens,
+        max(case.query_lens),
+        is_causal=case.causal,
     )
-    return Answer(out, path="prefill", profile=RoundingProfile.flash(case.dtype))
+    return Answer(output.rows, path="prefill", profile=RoundingProfile.flash(case.dtype), guarded=(output,))

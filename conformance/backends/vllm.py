@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from conformance import guards
 from conformance.aiter_source import AiterSource, required
 from conformance.backends import Answer
 from conformance.case import Case
@@ -38,11 +39,10 @@ def attend(case: Case, inputs: Inputs) -> Answer:
     with torch.inference_mode():
         layer = step.layer(vllm, case, inputs)
         metadata = step.metadata(vllm, case, inputs, layer)
-        # Handed out as NaN, so that an element that no kernel writes cannot pass for a result.
-        out = torch.full_like(inputs.q, torch.nan)
-        layer.impl.forward(layer, inputs.q, inputs.key, inputs.value, kv_cache, metadata, out)
+        output = guards.unwritten("vLLM", inputs.q)
+        layer.impl.forward(layer, inputs.q, inputs.key, inputs.value, kv_cache, metadata, output.rows)
     path = _path(metadata, kernels.ran())
-    return Answer(out, path=path, profile=rounding(path, case.dtype))
+    return Answer(output.rows, path=path, profile=rounding(path, case.dtype), guarded=(output,))
 
 
 def _path(metadata: Any, ran: list[str]) -> str:

@@ -25,12 +25,13 @@ def _unified(call: Call, decodes: Decodes) -> Answered:
         call.unclaimed("unified_attention takes float8 queries with float8 caches alone")
     if layer.several_descales:
         call.unclaimed("unified_attention reads one descale, which it takes for those of all heads")
+    output = call.output("unified_attention", decodes)
     left, _ = layer.window  # a causal query sees nothing to its right: a window's right side changes nothing
     call.kernel("unified")(
         q=call.q[tokens],
         k=call.k_cache,
         v=call.v_cache,
-        out=call.out[tokens],
+        out=output.rows,
         cu_seqlens_q=decodes.query_start_loc,
         max_seqlen_q=decodes.max_query_len,
         seqused_k=decodes.seq_lens,
@@ -46,7 +47,8 @@ def _unified(call: Call, decodes: Decodes) -> Answered:
         alibi_slopes=layer.alibi_slopes,
         sinks=layer.sinks,
     )
-    return Answered("unified")
+    call.out[tokens] = output.rows
+    return Answered("unified", guarded=output)
 
 
 def _kvcache(call: Call, decodes: Decodes) -> Answered:

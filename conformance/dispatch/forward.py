@@ -81,4 +81,5 @@ def _answers(call: Call, metadata: AttentionMetadata) -> Iterator[Answered]:
 def _joined(out: Tensor, answers: list[Answered]) -> Dispatched:
     parts = [answer.lse for answer in answers if answer.lse is not None]
     lse = torch.cat(parts) if len(parts) == len(answers) else None
-    return Dispatched(out, lse, "+".join(answer.path for answer in answers))
+    guarded = tuple(answer.guarded for answer in answers if answer.guarded is not None)
+    return Dispatched(out, lse, "+".join(answer.path for answer in answers), guarded)

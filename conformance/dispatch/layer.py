@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conformance import guards
 from conformance.dispatch.metadata import Part
+from conformance.guards import Guarded
 from conformance.status import Unsupported
 
 Kernel = Callable[..., Any]
@@ -34,11 +36,15 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class Dispatched:
-    """`out` [T, Hq, D], `lse` [T, Hq] where all kernels that ran give one, and the path that was taken."""
+    """`out` [T, Hq, D], `lse` [T, Hq] where all kernels that ran give one, and the path that was taken.
+
+    `guarded` are the outputs that kernels wrote to, to be checked once no graph is captured.
+    """
 
     out: Tensor
     lse: Tensor | None
     path: str
+    guarded: tuple[Guarded, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,10 @@ class Call:
         if self.probe is not None:
             raise Unsupported(what, self.probe)
 
+    def output(self, kernel: str, part: Part) -> Guarded:
+        """What a kernel that writes in place is given for a part's rows: with others around that are not its own."""
+        return guards.unwritten(kernel, self.out[part.tokens])
+
     def new_keys(self, part: Part) -> tuple[Tensor, Tensor]:
         """Keys and values of the part's own tokens, [T, Hkv, D]. Raises ValueError without them."""
         if self.key is None or self.value is None:
@@ -77,10 +87,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a part wrote its rows with: `lse` [T, Hq] of them where the kernel gives one, and the path."""
+    """What a part wrote its rows with: `lse` [T, Hq] of them where the kernel gives one, and the path.
+
+    `guarded` is the output that the kernel was given, where it does not make one of its own.
+    """
 
     path: str
     lse: Tensor | None = None
+    guarded: Guarded | None = None
 
 
 def of(part: Part, descale: Tensor | None) -> Tensor | None:

@@ -47,8 +47,9 @@ def attend(call: Call, decodes: Decodes) -> Answered:
     q = _dense_heads(call.q[tokens])
     # A caller's bound may be above what the table holds, and the kernel checks that it is not.
     longest = min(used.max_seq_len, used.block_table.shape[1] * cache.shape[1])
+    output = call.output("paged_attention_v1", decodes)
     call.kernel("paged")(
-        call.out[tokens],
+        output.rows,
         _workspace(q, longest),
         q,
         cache,
@@ -69,7 +70,8 @@ def attend(call: Call, decodes: Decodes) -> Answered:
         1,  # queries a sequence
         layer.window[0] + 1,
     )
-    return Answered("paged.trimmed" if trimmed else "paged")
+    call.out[tokens] = output.rows
+    return Answered("paged.trimmed" if trimmed else "paged", guarded=output)
 
 
 def _dense_heads(q: Tensor) -> Tensor:
