@@ -47,10 +47,13 @@ LAST_WORDS = 0.5
 def is_risky(check: Check) -> bool:
     """Might a kernel that is wrong here take its process along, or leave a GPU that nothing works on?
 
-    Ids out of range in block tables, caches of gigabytes, and captured graphs.
+    Ids out of range in block tables, caches of gigabytes, sequences without a query, or without a key for a causal
+    mask, and captured graphs.
     """
     case, relation = check.case, check.relation
-    return case.regime == "poison.table" or case.page_order == "huge" or (relation is not None and relation.risky)
+    lacks_rows = 0 in case.query_lens or (case.causal and 0 in case.seq_lens)
+    risky = case.regime == "poison.table" or case.page_order == "huge" or lacks_rows
+    return risky or (relation is not None and relation.risky)
 
 
 @dataclass

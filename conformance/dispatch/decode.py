@@ -25,6 +25,10 @@ def _unified(call: Call, decodes: Decodes) -> Answered:
         call.unclaimed("unified_attention takes float8 queries with float8 caches alone")
     if layer.several_descales:
         call.unclaimed("unified_attention reads one descale, which it takes for those of all heads")
+    if decodes.max_query_len == 1 and not decodes.uniform_query_len:
+        # A bound of 2 would be served rightly. vLLM passes what is the longest, and so is the kernel asked: no server
+        # schedules a sequence without a query, so that a refusal costs none, and the defect stays in sight.
+        call.unclaimed("unified_attention takes row i for the query of sequence i where none has more than one query")
     output = call.output("unified_attention", decodes)
     left, _ = layer.window  # a causal query sees nothing to its right: a window's right side changes nothing
     call.kernel("unified")(

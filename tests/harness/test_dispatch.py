@@ -1,5 +1,6 @@
 """The dispatch, on kernels written here: every path equals the oracle, and a mask reaches only a kernel that has it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +134,11 @@ def decodes(draw: st.DrawFn) -> Case:
 def test_a_mask_never_reaches_the_other_kernel(case: Case, for_drafting: bool) -> None:
     kernels = Kernels()
     uniform = len(set(case.query_lens)) == 1
+    if case.causal and set(case.query_lens) == {0, 1}:
+        with pytest.raises(Unsupported, match="row i for the query of sequence i"):
+            served(case, kernels)
+        assert kernels.called == []
+        return
     done = served(case, kernels, for_drafting=for_drafting and uniform)
     ((name, arguments),) = kernels.called
     assert name == ("unified" if case.causal else "kvcache")
@@ -185,6 +191,38 @@ def test_descales_that_differ_from_head_to_head_are_not_claimed_of_unified_atten
     assert refused.value.probe is not None
     done = refused.value.probe()
     assert judge(case, want, done.out).status is Status.MISMATCH
+
+
+def row_by_sequence(unified: Callable[..., None]) -> Callable[..., None]:
+    """AITER's kernel where the longest query is one: row i, of q and of the output, is taken for sequence i's."""
+
+    def kernel(*, q: Tensor, out: Tensor, cu_seqlens_q: Tensor, max_seqlen_q: int, **rest: Any) -> None:
+        if max_seqlen_q == 1:
+            cu_seqlens_q = torch.arange(len(cu_seqlens_q), dtype=torch.int32).clamp(max=len(q))
+        unified(q=q, out=out, cu_seqlens_q=cu_seqlens_q, max_seqlen_q=max_seqlen_q, **rest)
+
+    return kernel
+
+
+@pytest.mark.parametrize("queries", ["q0+1x2", "q1+0+1"])
+def test_single_tokens_beside_an_idle_sequence_are_not_claimed_of_unified_attention(queries: str) -> None:
+    """Asked anyway, as vLLM asks it, it gives the idle sequence the next one's row."""
+    case, kernels = case_of("causal", f"b3-{queries}-h4:2-d16-p4-kv9+5+21"), Kernels()
+    inputs, unified = make(case), row_by_sequence(kernels.load("unified"))
+    with pytest.raises(Unsupported, match=r"^unified_attention takes row i for the query of sequence i") as refused:
+        forward(layer_of(case, inputs), built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache,
+                load=lambda name: unified)  # fmt: skip
+    assert kernels.called == []
+    assert refused.value.probe is not None
+    done = refused.value.probe()
+    assert kernels.called[0][1]["max_seqlen_q"] == 1
+    assert judge(case, exact(case, inputs), done.out).status is Status.MISMATCH
+
+
+@pytest.mark.parametrize("lengths", ["b2-q2+0-h4:2-d16-p4-kv9+5", "b2-q1-h4:2-d16-p4-kv0+5"])
+def test_other_decodes_that_lack_a_query_or_a_key_are_claimed(lengths: str) -> None:
+    case = case_of("causal", lengths)
+    assert_exact(case, served(case, Kernels()))
 
 
 @pytest.mark.parametrize("feature", ["-softcap30", "-cache.e4m3fnuz"])

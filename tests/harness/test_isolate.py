@@ -124,6 +124,10 @@ RISKY = {
     "decode-noncausal-bf16-b2-q8-h2:1-d32-p16-kv40+21-table2x-packed-poison.table": True,
     "poison.table/decode-noncausal-bf16-b2-q8-h2:1-d32-p16-kv40+21-table2x-packed-needle": True,
     "decode-noncausal-bf16-b2-q1-h8:8-d256-p1024-kv5000+3-pages.huge-packed-random": True,
+    "decode-causal-bf16-b2-q0+1-h2:1-d32-p16-kv40+21-packed-random": True,
+    "decode-noncausal-bf16-b2-q8+0-h2:1-d32-p16-kv40+21-packed-random": True,
+    "decode-causal-bf16-b2-q8-h2:1-d32-p16-kv40+0-packed-random": True,
+    "decode-noncausal-bf16-b2-q8-h2:1-d32-p16-kv40+0-packed-random": False,
     "decode-noncausal-bf16-b2-q8-h2:1-d32-p16-kv40+21-packed-poison.tails": False,
     "repeated/decode-noncausal-bf16-b2-q8-h2:1-d32-p16-kv40+21-packed-random": False,
 }

@@ -8,7 +8,7 @@ from conformance.dispatch import Dispatched
 from conformance.execute import exact
 from conformance.inputs import make
 from conformance.judge import judge
-from conformance.status import Status
+from conformance.status import Status, Unsupported
 from tests.harness.dispatch_kernels import ROCM, Kernels
 from tests.harness.dispatched import case_of, served
 
@@ -58,7 +58,6 @@ def test_paged_attention_has_it(feature: str) -> None:
         f"decode-causal-bf16-{SINGLE}-cache.e5m2-packed-random",
         "decode-causal-bf16-b3-q1-h4:2-d32-p16-kv70+1+33-packed-random",
         "decode-causal-bf16-b3-q1-h4:2-d64-p48-kv70+1+33-packed-random",
-        "decode-causal-bf16-b3-q0+1x2-h4:2-d64-p16-kv70+1+33-packed-random",
         "decode-causal-bf16-b3-q2-h4:2-d64-p16-kv70+1+33-packed-random",
     ],
 )
@@ -66,3 +65,11 @@ def test_what_paged_attention_lacks_goes_to_unified_attention(case: str) -> None
     done, status = judged(Case.parse(case), Kernels(ROCM))
     assert done.path == "unified"
     assert status is Status.PASS
+
+
+def test_single_tokens_beside_an_idle_sequence_go_to_neither() -> None:
+    """Both take row i for the query of sequence i."""
+    kernels = Kernels(ROCM)
+    with pytest.raises(Unsupported, match=r"^unified_attention takes row i"):
+        judged(Case.parse("decode-causal-bf16-b3-q0+1x2-h4:2-d64-p16-kv70+1+33-packed-random"), kernels)
+    assert kernels.called == []
