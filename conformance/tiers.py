@@ -151,14 +151,20 @@ def rows(cases: Iterable[Case]) -> Iterator[Row]:
     """What cases that the axes can make cover: their levels, those that the axes know."""
     known = {axis.name: frozenset(axis.levels) for axis in AXES}
     for case in cases:
-        if case.step != DECODE or case.q_dtype or case.per_head_descales:
+        if case.step != DECODE or case.q_dtype or case.per_head_descales or _is_refused(case):
             continue  # what the axes do not have covers nothing of theirs
         yield {name: some & known[name] for name, some in realize.levels(case).items()}
 
 
 def step_rows(cases: Iterable[Case]) -> Iterator[Row]:
     """What cases cover of the levels of steps."""
-    return (levels for case in cases if (levels := realize_step.levels(case)) is not None)
+    return (levels for case in cases if not _is_refused(case) and (levels := realize_step.levels(case)) is not None)
+
+
+def _is_refused(case: Case) -> bool:
+    """Single tokens beside a sequence without a query: the dispatch declines them, so that they show nothing else."""
+    decoded = {m for m, kind in zip(case.query_lens, case.kinds, strict=True) if kind == DECODE}
+    return case.causal and decoded == {0, 1}
 
 
 def missing_boundaries(cases: Iterable[Case]) -> list[dict[str, str]]:
