@@ -28,8 +28,9 @@ from conformance.system import System
 MODES = ("all", "risky", "none")
 """Which checks run in a child. Where all do, the process that asks imports no AITER and leaves the GPU alone."""
 
-DEFAULT_MODE = {"gpu": "all"}
-"""By kind of target, elsewhere "risky": a fault of a GPU spoils what comes after it, or ends the process."""
+DEFAULT_MODE = {"gpu": "all", "interpreter": "all"}
+"""By kind of target, elsewhere "risky": a kernel's fault spoils what comes after it on a GPU, and ends the process that
+interprets it. Where no kernel runs there are none."""
 
 TIME_LIMIT = {"gpu": 180.0}
 """Seconds for a check, kernels compiled, by kind of target."""

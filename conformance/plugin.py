@@ -50,7 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--shard", metavar="I/N", help="only the I-th of N parts of these, from 1, for several hosts")
     group.addoption(
-        "--isolate", choices=MODES, help="which checks run in a child that may die (default: all on a GPU, else risky)"
+        "--isolate",
+        choices=MODES,
+        help="which checks run in a child that may die (default: all on a GPU or an interpreter, else risky)",
     )
     group.addoption(
         "--time-limit",

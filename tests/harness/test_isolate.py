@@ -165,8 +165,24 @@ def test_a_run_survives_whatever_its_checks_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_what_aborts_on_the_interpreter_costs_its_check_alone(tmp_path: Path) -> None:
+    """Without being asked for: a kernel that is interpreted corrupts the memory of the process that runs it."""
+    ids = [check_of(way, keys).id for keys, way in enumerate((faults.right, faults.aborts, faults.right), 4)]
+    record = tmp_path / "record.jsonl"
+    words = [word for name in ids for word in ("--case", name)]
+    done = run(tmp_path, "--target", "interpreter", *words, "--record", str(record))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 PASS, 1 CRASH" in done.stdout
+    kept = read(record)
+    assert kept.complete
+    assert [(case["case"], case["status"]) for case in kept.cases] == list(
+        zip(ids, ("PASS", "CRASH", "PASS"), strict=True)
+    )
+    assert "killed by SIGABRT, in aborts (tests/harness/faults.py:" in kept.cases[1]["reason"]
+
+
 def test_risky_checks_alone_are_isolated_unless_told_otherwise(tmp_path: Path) -> None:
-    """A case that is not risky takes the run along; the same fault in a risky one is that case's alone."""
+    """On a CPU without kernels. A case that is not risky takes the run along; a risky one's fault is its own alone."""
     risky = check_of(faults.leaves).id.replace("packed-random", "packed-poison.table")
     done = run(tmp_path, "--case", risky)
     assert done.returncode == 1
