@@ -20,6 +20,7 @@ from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
+from conformance.qualify import options as options_of_qualify
 from conformance.record import BadRecord, fails
 from conformance.relations import Relation
 from conformance.summary import header_lines
@@ -107,10 +108,8 @@ def _parser() -> argparse.ArgumentParser:
                       help="draw no case of this kind: short, padded, poison.tails, ...; may be repeated")  # fmt: skip
     fuzz.add_argument("-v", action="store_true", dest="show", help="print each case before it runs, in case it kills")
 
-    detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
-    detect.set_defaults(command=_detect)
-    options_of_detect.add(detect)
-
+    options_of_detect.add(commands)
+    options_of_qualify.add(commands)
     merge = commands.add_parser("merge", help="one record of the shards, or of other parts, of one run")
     merge.add_argument("records", nargs="+", type=Path, metavar="RECORD")
     merge.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="write it there")
@@ -164,12 +163,6 @@ class _Reported:
 
     def pytest_runtest_logreport(self) -> None:
         self.anything = True
-
-
-def _detect(options: argparse.Namespace, _: list[str]) -> int:
-    from conformance.detect import command
-
-    return command.main(options)
 
 
 def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:

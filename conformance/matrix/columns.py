@@ -41,7 +41,8 @@ class System:
         aiter, environment = record.run.get("aiter", {}), record.header["environment"]
         backend = str(record.run.get("backend", "?"))
         package = environment.get(backend, "")
-        return cls(backend, aiter.get("version", ""), aiter.get("commit", ""), record.target,
+        commit = aiter.get("files") or aiter.get("commit", "")  # a digest of the files, where they are no commit's
+        return cls(backend, aiter.get("version", ""), commit, record.target,
                    environment.get("device", ""), package)  # fmt: skip
 
     @property
