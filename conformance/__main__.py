@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conformance import __version__, backends, compare_shown, environment, expectations, manifest
-from conformance import compare as comparing
+from conformance import compare_sets as comparing
 from conformance import matrix as tabulating
 from conformance import merge as merging
 from conformance.asked import positive
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.set_defaults(command=_merge)
     compare = commands.add_parser("compare", help="what changed from one record to another, check by check")
     for which in ("old", "new"):
-        compare.add_argument(which, metavar=which.upper(), help="a record; of several parts, RECORD,RECORD,...")
+        compare.add_argument(which, metavar=which.upper(), help="a record, or RECORD,RECORD,..., or a folder of them")
     compare.add_argument("--strict", action="store_true", help="whatever changed, the exit code is 1")
     compare.add_argument("--format", choices=compare_shown.FORMATS, default="text")
     compare.set_defaults(command=_compare)
@@ -249,10 +249,17 @@ def _merge(options: argparse.Namespace, _: list[str]) -> int:
 
 def _compare(options: argparse.Namespace, _: list[str]) -> int:
     """Exit code 1 for a regression, with --strict for any change; 3 where one might be in what a record lacks."""
-    found = comparing.compare(comparing.of(options.old), comparing.of(options.new))
-    for line in compare_shown.FORMATS[options.format](found):
+    old, new = comparing.of(options.old), comparing.of(options.new)
+    found = comparing.compare_sets(old, new)
+    one_each = len(old) == len(new) == 1
+    shown = (
+        compare_shown.FORMATS[options.format](found.pairs[0])
+        if one_each
+        else compare_shown.of_sets(found, options.format)
+    )
+    for line in shown:
         print(line)
-    if found.regressed or (options.strict and found.changes):
+    if found.regressed or (options.strict and found.changed):
         return NOT_CONFORMANT
     return CONFORMANT if found.complete and found.common else NOTHING_RAN
 

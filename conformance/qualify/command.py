@@ -63,15 +63,16 @@ def _main(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             interrupted = True
             print("interrupted: the same command goes on from here", file=sys.stderr, flush=True)
-    records = [(job.file, store.held(job) or not_run(job, work.failed.get(job, ""))) for job in jobs]
+    records = [(job.file, store.held(job) or not_run(job, work.failed.get(job.file, ""))) for job in jobs]
 
     @cache
     def asked(kind: str) -> list[str]:
         return [check.id for check in plan(kind).every]
 
     code = _show(table.tables(records, asked), options.format)
-    for job, why in work.failed.items():
-        print(f"{job.described}: {why}", file=sys.stderr)
+    for job in jobs:
+        if why := work.failed.get(job.file):
+            print(f"{job.described}: {why}", file=sys.stderr)
     return INCOMPLETE if interrupted or work.failed else code
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic, sleep
 
 from conformance.qualify.places import child_environment
@@ -60,8 +61,8 @@ class Qualification:
     words: Sequence[str]
     again: bool
     lock: int
-    failed: dict[Job, str] = field(default_factory=dict)
-    """Runs that left results out, and what they said last."""
+    failed: dict[Path, str] = field(default_factory=dict)
+    """What runs that left results out said last, by the files of their jobs."""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """All of them. On KeyboardInterrupt what every child has is taken over, and it is raised again."""
@@ -83,7 +84,7 @@ class Qualification:
                     self._end(one)
                     finished += one.left
                 done = finished + sum(one.done for one in running)
-                if done and done < total and monotonic() - said > SAY:
+                if total > done > total / 20 and monotonic() - said > SAY:
                     said = monotonic()
                     _say(f"{done} of {total} checks, about {duration((said - began) / done * (total - done))} left")
         except KeyboardInterrupt:
@@ -109,7 +110,7 @@ class Qualification:
         record = self.store.take_over(one.job)
         if record is None or not record.complete:
             if not interrupted:
-                self.failed[one.job] = _last_words(one)
+                self.failed[one.job.file] = _last_words(one)
         else:
             one.job.log.unlink(missing_ok=True)
         _say(f"{one.job.described}: {_found(record)}, in {duration(monotonic() - one.started)}"

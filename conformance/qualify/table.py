@@ -167,7 +167,9 @@ def _asked(column: Column, asked: Asked | None) -> Column:
     ids = asked(column.system.place.kind)
     results = {check: column.results[check] for check in ids if check in column.results}
     lacking = {"status": str(Status.NOT_RUN), "reason": "not run yet"}
-    whole = len(results) == len(ids)
+    whole = len(results) == len(ids) and (
+        column.complete or all(result["status"] != Status.NOT_RUN for result in results.values())
+    )
     return replace(column, results=results | {check: lacking for check in ids if check not in results}, complete=whole)
 
 
