@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conformance import __version__, backends, compare_shown, environment, expectations, manifest
-from conformance import compare as comparing
+from conformance import compare_sets as comparing
 from conformance import matrix as tabulating
 from conformance import merge as merging
 from conformance.asked import positive
@@ -20,6 +20,7 @@ from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
 from conformance.inputs import make
+from conformance.qualify import options as options_of_qualify
 from conformance.record import BadRecord, fails
 from conformance.relations import Relation
 from conformance.summary import header_lines
@@ -107,17 +108,15 @@ def _parser() -> argparse.ArgumentParser:
                       help="draw no case of this kind: short, padded, poison.tails, ...; may be repeated")  # fmt: skip
     fuzz.add_argument("-v", action="store_true", dest="show", help="print each case before it runs, in case it kills")
 
-    detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
-    detect.set_defaults(command=_detect)
-    options_of_detect.add(detect)
-
+    options_of_detect.add(commands)
+    options_of_qualify.add(commands)
     merge = commands.add_parser("merge", help="one record of the shards, or of other parts, of one run")
     merge.add_argument("records", nargs="+", type=Path, metavar="RECORD")
     merge.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="write it there")
     merge.set_defaults(command=_merge)
     compare = commands.add_parser("compare", help="what changed from one record to another, check by check")
     for which in ("old", "new"):
-        compare.add_argument(which, metavar=which.upper(), help="a record; of several parts, RECORD,RECORD,...")
+        compare.add_argument(which, metavar=which.upper(), help="a record, or RECORD,RECORD,..., or a folder of them")
     compare.add_argument("--strict", action="store_true", help="whatever changed, the exit code is 1")
     compare.add_argument("--format", choices=compare_shown.FORMATS, default="text")
     compare.set_defaults(command=_compare)
@@ -164,12 +163,6 @@ class _Reported:
 
     def pytest_runtest_logreport(self) -> None:
         self.anything = True
-
-
-def _detect(options: argparse.Namespace, _: list[str]) -> int:
-    from conformance.detect import command
-
-    return command.main(options)
 
 
 def _run_as_fuzz(options: argparse.Namespace, rest: list[str]) -> int:
@@ -256,10 +249,17 @@ def _merge(options: argparse.Namespace, _: list[str]) -> int:
 
 def _compare(options: argparse.Namespace, _: list[str]) -> int:
     """Exit code 1 for a regression, with --strict for any change; 3 where one might be in what a record lacks."""
-    found = comparing.compare(comparing.of(options.old), comparing.of(options.new))
-    for line in compare_shown.FORMATS[options.format](found):
+    old, new = comparing.of(options.old), comparing.of(options.new)
+    found = comparing.compare_sets(old, new)
+    one_each = len(old) == len(new) == 1
+    shown = (
+        compare_shown.FORMATS[options.format](found.pairs[0])
+        if one_each
+        else compare_shown.of_sets(found, options.format)
+    )
+    for line in shown:
         print(line)
-    if found.regressed or (options.strict and found.changes):
+    if found.regressed or (options.strict and found.changed):
         return NOT_CONFORMANT
     return CONFORMANT if found.complete and found.common else NOTHING_RAN
 

@@ -102,6 +102,23 @@ class Repository:
         """All that have a tag."""
         return frozenset(filter(None, map(_version, self._git("tag", "--list", _VERSION_TAGS).splitlines())))
 
+    def version_tags(self) -> dict[str, Version]:
+        """All tags that name a version, in the order of versions."""
+        tags = {tag: _version(tag) for tag in self._git("tag", "--list", _VERSION_TAGS).splitlines()}
+        return dict(sorted(((tag, version) for tag, version in tags.items() if version), key=lambda one: one[1]))
+
+    def tags_on_the_way(self, start: str, end: str) -> frozenset[str]:
+        """The tags that `end` contains, and `start` does not."""
+        return frozenset(self._git("tag", "--merged", self.commit(end), "--no-merged", self.commit(start)).splitlines())
+
+    def commits_on_the_way(self, start: str, end: str) -> list[str]:
+        """The commits that `end` contains, and `start` does not, and that change a kernel; the oldest first.
+
+        What was merged counts as one commit, the merge.
+        """
+        span = f"{self.commit(start)}..{self.commit(end)}"
+        return self._git("rev-list", "--first-parent", "--reverse", span, "--", *EXPORTED).splitlines()
+
     def _archive(self, commit: str) -> bytes:
         held = self._git("ls-tree", "--name-only", commit, "--", *EXPORTED).splitlines()
         if KERNELS not in held:

@@ -24,6 +24,7 @@ __all__ = [
     "is_rocm_build",
     "load_kernel",
     "locate",
+    "path_and_ref",
     "required",
 ]
 
@@ -66,7 +67,7 @@ def locate(spec: str | None) -> AiterSource | None:
     """
     if spec is None:
         return _installed()
-    path, ref = _path_and_ref(spec)
+    path, ref = path_and_ref(spec)
     repository = Repository.at(path)
     if ref is None and (repository is None or repository.has_working_tree):
         return _tree(path)
@@ -78,7 +79,7 @@ def locate(spec: str | None) -> AiterSource | None:
     return AiterSource(root, "repository", identity.version, commit, repository)
 
 
-def _path_and_ref(spec: str) -> tuple[Path, str | None]:
+def path_and_ref(spec: str) -> tuple[Path, str | None]:
     """Splits `PATH@REF` at the last '@' that leaves an existing path: both a path and a ref may hold one."""
     if spec and Path(spec).expanduser().exists():  # an empty one would be the folder that this runs in
         return Path(spec).expanduser().resolve(), None

@@ -9,11 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from conformance.merge import merged
-from conformance.record import BadRecord, Record, check_id, read
+from conformance.record import BadRecord, Record, check_id
 from conformance.status import Status
 
 GROWTH = 1.5
@@ -83,12 +81,6 @@ class Comparison:
     def complete(self) -> bool:
         """Is either record all that its run had planned? What is not there cannot be said to be as it was."""
         return self.old.complete and self.new.complete
-
-
-def of(paths: str) -> Record:
-    """The record of that name, or of several names with commas between them, merged. Raises BadRecord."""
-    names = [paths] if Path(paths).exists() else paths.split(",")
-    return read(Path(names[0])) if len(names) == 1 else merged(list(map(Path, names)))
 
 
 def compare(old: Record, new: Record) -> Comparison:

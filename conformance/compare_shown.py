@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from conformance.compare import Change, Changed, Comparison
+from conformance.compare_sets import SetComparison
 from conformance.record import Record
 from conformance.summary import in_words
 
@@ -55,21 +56,25 @@ def as_markdown(found: Comparison) -> Iterator[str]:
 
 def as_json(found: Comparison) -> Iterator[str]:
     """Everything, in one object."""
-    yield json.dumps(
-        {
-            "verdict": found.verdict,
-            "regressed": found.regressed,
-            "complete": found.complete,
-            "common": found.common,
-            "old": _object(found.old),
-            "new": _object(found.new),
-            "changes": {
-                change: [{"check": one.check, "how": one.how} for one in some]
-                for change, some in found.by_change.items()
-            },
-        },
-        indent=1,
-    )
+    yield json.dumps(_comparison(found), indent=1)
+
+
+def of_sets(found: SetComparison, form: str) -> Iterator[str]:
+    """Of each pair what one comparison shows; then what has no counterpart, and the verdicts once more."""
+    if form == "json":
+        only = {"only old": found.only_old, "only new": found.only_new}
+        alone = {which: list(map(_object, some)) for which, some in only.items()}
+        whole = {"regressed": found.regressed, "complete": found.complete, "common": found.common}
+        yield json.dumps(whole | {"pairs": list(map(_comparison, found.pairs))} | alone, indent=1)
+        return
+    for pair in found.pairs:
+        yield from FORMATS[form](pair)
+        yield ""
+    for which, some in (("old", found.only_old), ("new", found.only_new)):
+        for record in some:
+            yield f"only in the {which} set: {record.name} ({record.target})"
+    for pair in found.pairs:
+        yield f"{_from_to(pair)}: {pair.verdict}"
 
 
 FORMATS: dict[str, Callable[[Comparison], Iterator[str]]] = {
@@ -81,6 +86,26 @@ FORMATS: dict[str, Callable[[Comparison], Iterator[str]]] = {
 
 def _named(change: Change, some: list[Changed]) -> list[Changed]:
     return some[:SHOWN] if change in BRIEF else some
+
+
+def _from_to(pair: Comparison) -> str:
+    """`aiter 0.1.16 (interpreter:gfx942)`; with an arrow where the new one is called otherwise."""
+    was, now = (f"{record.name} ({record.target})" for record in (pair.old, pair.new))
+    return was if was == now else f"{was} -> {now}"
+
+
+def _comparison(found: Comparison) -> dict[str, object]:
+    return {
+        "verdict": found.verdict,
+        "regressed": found.regressed,
+        "complete": found.complete,
+        "common": found.common,
+        "old": _object(found.old),
+        "new": _object(found.new),
+        "changes": {
+            change: [{"check": one.check, "how": one.how} for one in some] for change, some in found.by_change.items()
+        },
+    }
 
 
 def _described(record: Record) -> str:

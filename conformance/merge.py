@@ -41,7 +41,7 @@ def merged(paths: Sequence[Path]) -> Record:
                 raise BadRecord(f"{before} and {path} have different results of {check_id(result)}")
     cases = [result for _, result in results.values()]
     plan = {name: value for name, value in records[0].run["plan"].items() if name != "shard"}
-    parts = [part for record in records for part in record.header.get("parts", [_part(record)])]
+    parts = [part for record in records for part in parts_of(record)]
     header = records[0].header | {
         "started": min(record.header.get("started", "") for record in records),
         "planned": plan["checks"],
@@ -109,6 +109,11 @@ def _check_that_they_belong_together(paths: Sequence[Path], records: Sequence[Re
 
 def _shown(value: Any) -> str:
     return " ".join(str(part) for part in value if part) or "none" if isinstance(value, list) else str(value)
+
+
+def parts_of(record: Record) -> list[dict[str, Any]]:
+    """The runs that a record is of, as a merged header has them."""
+    return record.header.get("parts", [_part(record)])
 
 
 def _part(record: Record) -> dict[str, Any]:

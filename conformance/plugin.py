@@ -17,7 +17,7 @@ from conformance.isolate import DEFAULT_MODE, MODES, TIME_LIMIT, TIME_LIMIT_ELSE
 from conformance.judge import Verdict
 from conformance.outcome import Outcome, of_check, of_verdict
 from conformance.plan import Plan
-from conformance.record import BadRecord, try_to_write
+from conformance.record import BadRecord, read, try_to_write, with_result
 from conformance.shard import BadShard, Shard
 from conformance.status import Status
 from conformance.summary import counted
@@ -60,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="S",
         help="for an isolated check (default: 180 on a GPU, else 1800)",
     )
+    group.addoption("--leave-out", type=Path, metavar="RECORD", help="run only what has no result in that record yet")
     group.addoption("--record", type=Path, metavar="FILE", help="write the results there, as JSON lines")
     group.addoption(
         "--expectations", action="append", metavar="FILE", default=[], help="more gaps that are known; may be repeated"
@@ -83,7 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
             every = to_build(checks, chosen=True) if system.only_builds else checks
         title = counted([check.id for check in every], "chosen ") if chosen else f"tier {tier}"
         shard = config.getoption("shard")
-        plan = Plan(title, every, None if shard is None else Shard.parse(str(shard)))
+        left_out = with_result(read(held).cases) if (held := config.getoption("leave_out")) else frozenset()
+        plan = Plan(title, every, None if shard is None else Shard.parse(str(shard)), left_out)
         config.stash[CHECKS] = plan.checks
         _expect(config, [check.id for check in every])
         if not hasattr(config, "workerinput"):

@@ -8,6 +8,7 @@ incomplete, and `read` says so. A line keeps the true status where a failure was
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -44,6 +45,11 @@ def digest(check: Check) -> str:
 def check_id(result: dict[str, Any]) -> str:
     """The id of the check that a line of a record is the result of."""
     return f"{result['relation']}/{result['case']}" if "relation" in result else result["case"]
+
+
+def with_result(results: Iterable[dict[str, Any]]) -> frozenset[str]:
+    """The digests of the lines that say what came of a check; one that was not run has no result yet."""
+    return frozenset(result["digest"] for result in results if result["status"] != Status.NOT_RUN)
 
 
 def fails(result: dict[str, Any]) -> bool:

@@ -55,6 +55,15 @@ class System:
         return shlex.join(["python", "-m", "conformance", "run", *self.options, "--case", check_id])
 
 
+def target_of(backend: backends.Backend, asked: str | None) -> str:
+    """What was asked for, else the GPU where torch sees one, else the backend's choice; TargetError if it cannot be."""
+    spec = asked if asked is not None else "gpu" if torch.cuda.is_available() else backend.targets[0]
+    possible = [known for known in SPECS if known.split(":")[0] in backend.targets]
+    if spec not in possible:
+        raise TargetError(f"backend {backend.name} does not run on target {spec!r}: choose {' or '.join(possible)}")
+    return spec
+
+
 def choose(backend: str | None, target: str | None, aiter: str | None) -> System:
     """Fill in what was not named.
 
@@ -70,10 +79,7 @@ def choose(backend: str | None, target: str | None, aiter: str | None) -> System
         required(source)
     if aiter and not loaded.needs_aiter and ":" not in name:
         raise backends.UnknownBackend(f"backend {name} does not use AITER: leave out --aiter, or --backend {name}")
-    spec = target if target is not None else "gpu" if torch.cuda.is_available() else loaded.targets[0]
-    possible = [known for known in SPECS if known.split(":")[0] in loaded.targets]
-    if spec not in possible:
-        raise TargetError(f"backend {name} does not run on target {spec!r}: choose {' or '.join(possible)}")
+    spec = target_of(loaded, target)
     options = [word for key, value in (("--backend", name), ("--target", spec), ("--aiter", aiter)) if value
                for word in (key, value)]  # fmt: skip
     uses_aiter = loaded.needs_aiter or aiter is not None

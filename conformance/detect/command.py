@@ -6,10 +6,7 @@ import argparse
 import hashlib
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from conformance.detect.record import BadRecord, Record, RecordEnded
 from conformance.detect.report import Analysis, lines
 from conformance.detect.run import NotTheSame, Run
 from conformance.detect.trials import CannotJudge, Laboratory
+from conformance.interruption import terminated_as_interrupted
 from conformance.shard import BadShard, Shard
 from conformance.system import NotReady, System, choose
 from conformance.targets import Target, TargetError
@@ -103,7 +101,7 @@ def _main(options: argparse.Namespace) -> int:
     kept = Record(options.record, _described(options, system, target, modules, cases))
     print(f"{system.name} on {target.name}: {len(chosen)} mutants of {', '.join(sorted(texts))}", flush=True)
     analysis = Analysis(chosen, texts, kept.outcomes, equivalent, kept.cases)
-    with _terminated_as_interrupted():
+    with terminated_as_interrupted():
         at_once = options.jobs or os.cpu_count() or 1
         laboratory = Laboratory(system.backend, target, modules, {}, options.least_time_limit, at_once)
         bounds = (options.max_seconds_per_case, options.max_mib_per_case, options.stop_after)
@@ -191,17 +189,3 @@ def _bound(most: float | None) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM, as of a CI job that ran out of time, ends a run as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,11 +1,14 @@
-"""The options of `python -m conformance detect`; light, since the command line imports it for its help."""
+"""`python -m conformance detect` and its options; light, since the command line imports it for its help."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """The options, with their defaults."""
+def add(commands: Any) -> None:
+    """Adds the command to the others, argparse's own collection of them."""
+    parser = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
+    parser.set_defaults(command=_main)
     parser.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
     parser.add_argument("--target", default="interpreter", help="interpreter[:gfx942|gfx950] (default: interpreter)")
     parser.add_argument("--tier", help="which cases judge the mutants (default: smoke)")
@@ -28,3 +31,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--stop-after", type=float, metavar="S", help="stop then; a record can be continued")
     parser.add_argument("--equivalents", type=Path, metavar="FILE", help="another list of equivalent mutants")
+
+
+def _main(options: argparse.Namespace, _: list[str]) -> int:
+    from conformance.detect import command
+
+    return command.main(options)

@@ -234,3 +234,31 @@ def test_what_a_cut_record_lacks_may_have_regressed(written: Callable[..., Path]
 
 def test_a_record_may_have_a_comma_in_its_name(written: Callable[..., Path], command: Callable[..., Done]) -> None:
     assert command("compare", written("a,b", BASE), written("c", BASE)).code == 0
+
+
+def test_folders_are_compared_version_by_version(tmp_path: Path, command: Callable[..., Done]) -> None:
+    def write(folder: str, version: str, status: str) -> None:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        writer = Writer(tmp_path / folder / f"{version}.jsonl")
+        run = {"backend": "fake", "aiter": {"version": version, "commit": version}, "options": []}
+        writer.header(1, run, {"target": "cpu", "torch": f"of {folder}"})
+        writer.case(case="a", digest="of a", status=status)
+        writer.footer(Counter([status]), 1.0)
+        writer.close()
+
+    for folder, version, status in (("old", "1", "PASS"), ("old", "2", "MISMATCH"), ("old", "3", "PASS"),
+                                    ("new", "1", "MISMATCH"), ("new", "2", "PASS"), ("new", "4", "PASS")):  # fmt: skip
+        write(folder, version, status)
+    done = command("compare", tmp_path / "old", tmp_path / "new")
+    assert done.code == 1
+    assert "fake 1 (cpu): REGRESSED: of 1 checks in common: 1 regressed." in done.out
+    assert "fake 2 (cpu): NO REGRESSION: of 1 checks in common: 1 fixed." in done.out
+    assert "only in the old set: fake 3 (cpu)" in done.out
+    assert "only in the new set: fake 4 (cpu)" in done.out
+    both = [f"{tmp_path}/old/2.jsonl,{tmp_path}/old/3.jsonl", f"{tmp_path}/new/2.jsonl,{tmp_path}/old/3.jsonl"]
+    assert command("compare", *both).code == 0
+    assert command("compare", "--strict", *both).code == 1
+    shown = json.loads(command("compare", "--format", "json", *both).out)
+    assert [pair["verdict"].partition(":")[0] for pair in shown["pairs"]] == ["EQUAL", "NO REGRESSION"]
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no record" in command("compare", tmp_path / "empty", tmp_path / "new").err
