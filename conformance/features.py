@@ -35,6 +35,11 @@ LSE = Feature("lse", "the answer comes with the log-sum-exp of each row, which i
 """Not asked for by any case: a backend gives it, and a result has its figure."""
 
 
+def built_for(arch: str) -> Feature:
+    """What every check has on a target that only builds: that column's own row in a table of what runs elsewhere."""
+    return Feature(f"builds for {arch}", f"what a check launches compiles for {arch}, and fits", lambda _: True)
+
+
 def of(check: Check, results: Iterable[Mapping[str, Any]] = ()) -> list[Feature]:
     """The features of a check, in the order of `FEATURES`, given lines of records that are its results."""
     judged = not isinstance(check.relation, GraphRelation) and any("lse" in result for result in results)

@@ -89,23 +89,27 @@ def of_records(paths: Sequence[Path]) -> list[Column]:
     Raises BadRecord for a file that is none, for two results or two paths of one check on one system, and for a check
     whose inputs or oracle are not the same in all records.
     """
+    return joined([(path, read(path)) for path in dict.fromkeys(paths)])
+
+
+def joined(records: Sequence[tuple[Path, Record]]) -> list[Column]:
+    """As `of_records`, of records that were read from these files."""
     by_system: dict[System, list[tuple[Path, Record]]] = defaultdict(list)
-    for path in dict.fromkeys(paths):
-        record = read(path)
+    for path, record in records:
         by_system[System.of(record)].append((path, record))
-    _refuse_edited([one for some in by_system.values() for one in some])
+    _refuse_edited(records)
     return [_column(system, some) for system, some in by_system.items()]
 
 
 def _column(system: System, some: list[tuple[Path, Record]]) -> Column:
-    results, cut = _joined(some), _cut(record for _, record in some)
+    results, cut = _results(some), _cut(record for _, record in some)
     lacking = {"status": str(Status.NOT_RUN), "reason": "its run was cut short, or its shard is missing"}
     for plan in cut:
         results |= {check: lacking for check in _planned(plan, system.place.kind) if check not in results}
     return Column(system, results, complete=not cut)
 
 
-def _joined(some: list[tuple[Path, Record]]) -> dict[str, Result]:
+def _results(some: list[tuple[Path, Record]]) -> dict[str, Result]:
     """All results; one that was not run gives way to one that was."""
     results: dict[str, tuple[Path, Result]] = {}
     for path, record in some:
@@ -159,7 +163,7 @@ def _planned(plan: dict[str, Any], kind: str) -> list[str]:
     return [check.id for check in checks] if joint(map(digest, checks)) == plan.get("digest") else []
 
 
-def _refuse_edited(some: list[tuple[Path, Record]]) -> None:
+def _refuse_edited(some: Sequence[tuple[Path, Record]]) -> None:
     digests: dict[str, tuple[Path, str]] = {}
     for path, record in some:
         for result in record.cases:
