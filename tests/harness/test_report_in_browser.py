@@ -1,0 +1,203 @@
+"""The page in a real browser, as wide as a desk and as a phone: it opens, filters, and leads from a cell to a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.report.html import html
+from conformance.report.page import page
+from tests.harness.chromium import Browser, browser, found
+from tests.harness.versions_recorded import (
+    DRAFT,
+    GAP,
+    PASS,
+    PLAIN,
+    REFUSED,
+    SHORT,
+    SOFTCAP,
+    TWICE,
+    WIDE,
+    WRONG,
+    written,
+)
+
+pytestmark = pytest.mark.skipif(
+    found() is None, reason="no Chromium is installed: the page was not opened in a browser"
+)
+
+WIDTHS = {"desk": 1280, "phone": 390}
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of three versions, the last of which was cut short."""
+    folder = tmp_path_factory.mktemp("page")
+    wrong = WRONG | {"evidence": HOSTILE}
+    old = {PLAIN: PASS, SOFTCAP: REFUSED, DRAFT: wrong, WIDE: GAP, TWICE: PASS}
+    new = old | {WIDE: PASS}
+    cut = {PLAIN: PASS, SOFTCAP: REFUSED, DRAFT: wrong}
+    paths = [written(folder, "a.jsonl", old, "0.1.16"), written(folder, "b.jsonl", new, "0.1.20.post1"),
+             written(folder, "c.jsonl", cut, "0.1.21.dev46", planned=[SHORT])]  # fmt: skip
+    (folder / "report.html").write_text(html(page(paths)), encoding="utf-8")
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(tab: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """The page, freshly opened; afterwards nothing complained, and nothing but the page was asked for."""
+    tab.complaints.clear()
+    tab.requests.clear()
+    tab.size(WIDTHS[request.param], 900)
+    tab.open("about:blank")
+    tab.open(address)
+    yield tab
+    assert tab.complaints == []
+    assert {request.partition("#")[0] for request in tab.requests} <= {"about:blank", address}
+
+
+def shown(tab: Browser) -> list[str]:
+    """The ids that the list of checks shows."""
+    return tab.run("[...document.querySelectorAll('#list code')].map((one) => one.textContent)")
+
+
+def test_it_opens_with_its_answer_and_never_wider_than_the_window(opened: Browser) -> None:
+    assert opened.run("document.querySelector('h1').textContent").startswith(
+        "UNEXPLAINED FAILURES From aiter 0.1.20.post1"
+    )
+    assert "INCOMPLETE" in opened.run("document.querySelector('[role=alert]').textContent")
+    assert opened.run("document.scrollingElement.scrollWidth <= innerWidth")
+
+
+def test_failures_stand_first_and_filters_leave_what_fits(opened: Browser) -> None:
+    assert shown(opened)[0] == DRAFT
+    opened.run("document.querySelector('#filters [name=q]').value = 'NONCAUSAL p32'")
+    opened.run("document.querySelector('#filters').dispatchEvent(new Event('input', {bubbles: true}))")
+    assert shown(opened) == [WIDE]
+    opened.open("about:blank")
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("state=failing", [DRAFT, WIDE]),
+        ("state=failing&version=1", [DRAFT]),
+        ("state=refused", [SOFTCAP]),
+        ("feature=softcap", [SOFTCAP]),
+        ("side=page+size%3D32", [WIDE]),
+        ("q=nothing+has+this", []),
+    ],
+)
+def test_an_address_says_what_is_listed(opened: Browser, query: str, ids: list[str]) -> None:
+    opened.run(f"location.hash = 'checks?{query}'")
+    opened.wait(f"document.querySelector('#found').textContent.startsWith('{len(ids)} of ')")
+    assert shown(opened) == ids
+
+
+def test_a_cell_leads_to_its_checks_and_they_to_the_case(opened: Browser) -> None:
+    cell = "document.querySelector('.gallery .s-unexplained').parentNode"
+    assert "1 unexplained" in opened.run(f"{cell}.getAttribute('aria-label')")
+    opened.run(f"{cell}.dispatchEvent(new MouseEvent('click', {{bubbles: true, cancelable: true}}))")
+    opened.wait("location.hash.startsWith('#checks?')")
+    assert DRAFT in shown(opened)
+    opened.run(f"[...document.querySelectorAll('#list a')].find((one) => one.textContent === '{DRAFT}').click()")
+    opened.wait("!document.getElementById('case').hidden")
+    text = opened.run("document.getElementById('case').innerText")
+    assert opened.run("document.querySelector('#case h2').textContent") == DRAFT
+    assert "reads" not in text  # the evidence of this record is hostile, and is text
+    assert HOSTILE in text
+    assert f"python -m conformance show {DRAFT}" in text
+    assert f"--aiter aiter.git@v0.1.20.post1 --case {DRAFT}" in text
+    assert opened.run("document.scrollingElement.scrollWidth <= innerWidth")
+    opened.run("history.back()")
+    opened.wait("document.getElementById('case').hidden")
+
+
+def test_a_keyboard_alone_gets_from_the_table_to_a_case(opened: Browser) -> None:
+    opened.run("document.querySelector('.matrix td a').focus()")
+    opened.press("Enter")
+    opened.wait("location.hash.startsWith('#checks?feature=')")
+    opened.run("document.querySelector('#list a').focus()")
+    opened.press("Enter")
+    opened.wait("!document.getElementById('case').hidden")
+    assert opened.run("document.activeElement.tagName") == "H2"
+
+
+def test_a_pair_of_versions_shows_what_changed(opened: Browser) -> None:
+    opened.run("document.querySelector('.pairs button').click()")
+    said = opened.run("document.getElementById('pair').innerText")
+    assert "From aiter 0.1.16 to aiter 0.1.20.post1" in said
+    assert "FIXED: 1" in said
+
+
+def test_the_script_draws_the_map_that_stands_there_without_it(opened: Browser) -> None:
+    drawn = opened.run("""(() => {
+        const form = document.getElementById("axes");
+        form.elements.down.value = "page size";
+        form.elements.across.value = "GQA ratio";
+        form.elements.version.value = "2";
+        form.dispatchEvent(new Event("change"));
+        const cell = (a) => [a.getAttribute("aria-label"), a.getAttribute("href"), a.querySelector("text").textContent,
+            ...["class", "x", "y", "width"].map((name) => a.querySelector("rect").getAttribute(name))].join("; ");
+        const of = (chart) => [...chart.querySelectorAll("a")].map(cell).sort();
+        return [of(document.querySelector("#chosen svg")), of(document.querySelector(".gallery svg"))];
+    })()""")
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 3
+
+
+def test_the_largest_error_of_a_cell_is_shown_where_it_is_asked_for(opened: Browser) -> None:
+    said = opened.run("""(() => {
+        const form = document.getElementById("axes");
+        form.elements.down.value = "page size";
+        form.elements.across.value = "GQA ratio";
+        form.elements.measure.value = "largest error/bound";
+        form.dispatchEvent(new Event("change"));
+        return [...document.querySelectorAll("#chosen text.on")].map((one) => one.textContent).sort();
+    })()""")
+    assert said == ["!! 2000", "?", "? 0.5"]
+
+
+def test_what_was_not_run_does_not_look_like_a_pass(opened: Browser) -> None:
+    look = """((css) => {
+        const one = document.createElement("td");
+        one.className = css;
+        document.body.append(one);
+        const {backgroundColor, backgroundImage} = getComputedStyle(one);
+        one.remove();
+        return backgroundColor + backgroundImage;
+    })"""
+    assert opened.run(f"{look}('s-not_run') !== {look}('s-pass')")
+    assert opened.run(
+        "[...document.querySelectorAll('.matrix .s-not_run b')].every((one) => one.textContent.startsWith('?'))"
+    )
+
+
+def test_without_scripts_it_is_read_all_the_same(tab: Browser, address: str) -> None:
+    tab.size(1280, 900)
+    tab.scripts(allowed=False)
+    try:
+        tab.open("about:blank")
+        tab.open(address)
+        text = tab.run("document.body.innerText")
+        for words in (
+            "UNEXPLAINED FAILURES",
+            "This page says less than it seems to",
+            "Features by version",
+            "CLOSED",
+            DRAFT,
+        ):
+            assert words in text
+        assert tab.run("getComputedStyle(document.getElementById('checks')).display") == "none"
+        assert tab.run("document.querySelectorAll('.gallery svg').length") > 0
+        assert tab.run(f"document.querySelector('.failure pre').textContent.includes('{HOSTILE}')")
+    finally:
+        tab.scripts(allowed=True)
