@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from conformance.matrix import State
-from conformance.report.sides import Side
+from conformance.report.sides import PATH, Side, path_side
 from conformance.report.versions import FAILING, Tested
 
 MAIN = (("page size", "GQA ratio"), ("queries", "keys"), ("page size", "head dim"), ("regime", "step"),
-        ("window", "layout"), ("dtype", "cache"))  # fmt: skip
+        ("window", "layout"), ("dtype", "cache"), (PATH, "page size"))  # fmt: skip
 """Down and across: the maps that a page shows without being asked."""
 
 
@@ -60,7 +60,8 @@ def heat_map(version: Tested, checks: Sequence[str], down: Side, across: Side) -
 
 def main_maps(version: Tested, checks: Sequence[str], sides: Sequence[Side]) -> Iterator[HeatMap]:
     """Those of `MAIN` whose sides the checks differ in."""
-    by_name = {side.name: side for side in sides if len(side.levels) > 1}
+    every = [*sides, path_side(version, checks)]
+    by_name = {side.name: side for side in every if len(side.levels) > 1}
     for down, across in MAIN:
         if down in by_name and across in by_name:
             yield heat_map(version, checks, by_name[down], by_name[across])

@@ -12,8 +12,10 @@ from typing import Any
 from conformance import features
 from conformance.check import Check
 from conformance.features import Feature
-from conformance.matrix import Cell, Matrix, State, of_records
+from conformance.matrix import Cell, State, of_records
 from conformance.matrix.cells import Note
+from conformance.qualify.spans import claim
+from conformance.qualify.table import way
 from conformance.report.changes import Answer, Pair, answers, pairs
 from conformance.report.heat import HeatMap, main_maps
 from conformance.report.margins import Margin, margins
@@ -30,6 +32,7 @@ class Row:
     feature: Feature
     checks: tuple[int, ...]
     cells: tuple[Cell, ...]
+    claims: tuple[str, ...]  # in which versions of each series it works, in words; "" where too few were tried
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Page:
         """The newest version of each series."""
         return [some[-1][0] for some in self.series]
 
+    @property
+    def claims(self) -> bool:
+        """Is anything said about spans of versions?"""
+        return any(said for row in self.rows for said in row.claims)
+
     def pair(self, old: int, new: int) -> Pair | None:
         """What changed between two versions, by their numbers; None for two that nobody compares."""
         return self._pairs.get((old, new))
@@ -114,7 +122,7 @@ def page(paths: Sequence[Path]) -> Page:
         versions=versions,
         checks=names,
         sides=differ,
-        rows=list(_rows(found, dict(zip(names, checks, strict=True)))),
+        rows=list(_rows(versions, dict(zip(names, checks, strict=True)))),
         maps=[(version, list(main_maps(version, names, differ))) for version in newest],
         margins=[(version, some) for version in versions if (some := list(margins(version)))],
         pairs=every,
@@ -125,15 +133,21 @@ def page(paths: Sequence[Path]) -> Page:
     )
 
 
-def _rows(found: Matrix, checks: Mapping[str, Check]) -> Iterator[Row]:
+def _rows(versions: Sequence[Tested], checks: Mapping[str, Check]) -> Iterator[Row]:
     """A feature whichever path it goes."""
     names, having = list(checks), defaultdict(list)
     for at, (name, check) in enumerate(checks.items()):
-        for feature in features.of(check, [column.results.get(name, {}) for column in found.columns]):
+        for feature in features.of(check, [version.column.results.get(name, {}) for version in versions]):
             having[feature.name].append(at)
     for feature in features.FEATURES:
         if own := having[feature.name]:
-            yield Row(feature, tuple(own), tuple(Cell(tuple(came[names[at]] for at in own)) for came in found.came))
+            cells = tuple(Cell(tuple(version.came[names[at]] for at in own)) for version in versions)
+            yield Row(feature, tuple(own), cells, tuple(_claims(versions, cells)))
+
+
+def _claims(versions: Sequence[Tested], cells: Sequence[Cell]) -> Iterator[str]:
+    for some in in_series(versions):
+        yield claim([version.version for _, version in some], [way(cells[at]) for at, _ in some])
 
 
 def _failures(

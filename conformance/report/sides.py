@@ -10,11 +10,13 @@ from conformance import axes
 from conformance.case import Case
 from conformance.check import Check
 from conformance.realize import levels
+from conformance.report.versions import Tested
 
 KEYS = (0, 16, 64, 256, 512, 1_024, 4_096)
 """Bounds of the levels of a longest context."""
 
-CHECK, STEP, CONTEXT, THRESHOLD = "checked", "step", "keys", "threshold"
+CHECK, STEP, CONTEXT, PATH = "checked", "step", "keys", "kernel path"
+NO_ANSWER = "no answer"
 NAMES = {"ratio": "GQA ratio", "page": "page size", "table": "table width", "bound": "bound of keys"}
 """What a reader who does not know the case space calls an axis of it."""
 
@@ -34,6 +36,12 @@ def sides(checks: Iterable[Check]) -> list[Side]:
     """Every property that checks have; those that these differ in have several levels."""
     described = [dict(_described(check)) for check in checks]
     return [_side(name, described) for name in dict.fromkeys(name for one in described for name in one)]
+
+
+def path_side(version: Tested, checks: Sequence[str]) -> Side:
+    """Which kernels a version's answers came from: the one property that is not the check's own."""
+    paths = [version.column.results.get(check, {}).get("path", "") or NO_ANSWER for check in checks]
+    return _side(PATH, [{PATH: path} for path in paths])
 
 
 def _described(check: Check) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from conformance.matrix import State
 from conformance.matrix.shown import SIGNS
 from conformance.report.changes import Pair
 from conformance.report.page import Page
+from conformance.report.sides import NO_ANSWER, PATH
 from conformance.report.versions import FAILING, Tested
 from conformance.summary import FIGURES
 
@@ -29,6 +30,8 @@ def table(page: Page) -> str:
     content = {
         "states": [{"name": state, "sign": SIGNS[state], "fails": state in FAILING} for state in State],
         "checks": page.checks,
+        "path": PATH,
+        "noAnswer": NO_ANSWER,
         "sides": [{"name": side.name, "levels": side.levels, "of": side.of} for side in page.sides],
         "features": [
             {"name": row.feature.name, "meaning": row.feature.meaning, "checks": _bits(row.checks, len(page.checks))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from conformance.matrix import Column, Matrix, State, matrix
 from conformance.matrix.cells import Came
+from conformance.qualify.table import Setting
 from conformance.record import Record
 from conformance.summary import duration
 
@@ -48,13 +49,24 @@ class Tested:
         return sum(self.counts[state] for state in FAILING)
 
     @property
-    def series(self) -> tuple[str, str, str]:
+    def series(self) -> Setting:
         """Versions that differ in nothing else stand in one series, and only those are compared."""
         return _series(self.column)
 
     @property
     def where(self) -> str:
-        return ", ".join(filter(None, self.series[1:]))
+        return ", ".join(filter(None, (self.series.target, self.series.device)))
+
+    @property
+    def by(self) -> str:
+        """What ran it, beside AITER."""
+        return ", ".join(f"{name} {version}" for name, version in (("torch", self.series.torch),
+                         ("Triton", self.series.triton)) if version)  # fmt: skip
+
+    @property
+    def version(self) -> str:
+        """As a sentence about several versions has it."""
+        return self.column.system.version.partition("+")[0] or self.name
 
     @property
     def plans(self) -> str:
@@ -72,13 +84,9 @@ class Tested:
         return duration(sum(seconds)) if seconds else ""
 
     @property
-    def environment(self) -> dict[str, str]:
-        return self.column.records[0].header["environment"] if self.column.records else {}
-
-    @property
     def options(self) -> tuple[str, ...]:
         """What a command that runs one of its checks again says besides."""
-        given = self.column.records[0].run.get("options", []) if self.column.records else []
+        given = self.column.records[0].run.get("options", [])
         pairs = zip(given[::2], given[1::2], strict=False)
         return tuple(word for name, value in pairs if name in RERUN for word in (name, value))
 
@@ -129,8 +137,8 @@ def _ordered(columns: Sequence[Column]) -> list[Column]:
     return sorted(columns, key=lambda column: (series.index(_series(column)), *_version(column)))
 
 
-def _series(column: Column) -> tuple[str, str, str]:
-    return column.system.backend, column.system.target, column.system.device
+def _series(column: Column) -> Setting:
+    return replace(Setting.of(column.records[0]), package="")
 
 
 def _version(column: Column) -> tuple[bool, Version, str]:
@@ -166,7 +174,7 @@ def _twins(at: int, columns: Sequence[Column]) -> bool:
 
 def _lacking(found: Matrix) -> Iterator[int]:
     """Of each column, how many checks have a result elsewhere in its series, and none in it."""
-    having: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    having: dict[Setting, set[str]] = defaultdict(set)
     for column, came in zip(found.columns, found.came, strict=True):
         having[_series(column)].update(name for name, one in came.items() if one.state is not State.NOT_RUN)
     for column, came in zip(found.columns, found.came, strict=True):

@@ -12,9 +12,18 @@ const inOrder = data.checks.map((_, at) => at);
 const gravities = inOrder.map(gravity);
 inOrder.sort((a, b) => gravities[a] - gravities[b] || a - b);
 
-function sideOf(words) {
-  const side = data.sides.find(({ name }) => words.startsWith(name + "="));
-  return side && { side, level: side.levels.indexOf(words.slice(side.name.length + 1)) };
+function pathOf(version, check) {
+  return outcome(version, check).path || data.noAnswer;
+}
+
+// Of `page size=16`: has a check that level, in some of the versions? The path alone is not the check's own.
+function sideOf(words, versions) {
+  const cut = words.indexOf("=");
+  const name = words.slice(0, cut), wanted = words.slice(cut + 1);
+  if (name === data.path) return (check) => versions.some((version) => pathOf(version, check) === wanted);
+  const side = data.sides.find((one) => one.name === name);
+  const level = side ? side.levels.indexOf(wanted) : -1;
+  return (check) => level >= 0 && side.of[check] === level;
 }
 
 // The checks that a query like `q=p16 bf16&version=2&state=failing&feature=softcap&side=page size=16` asks for.
@@ -23,7 +32,7 @@ function matching(query) {
   const versions = query.get("version") ? [Number(query.get("version"))] : data.versions.map((_, at) => at);
   const feature = data.features.find(({ name }) => name === query.get("feature"));
   const state = query.get("state") || "";
-  const sides = query.getAll("side").map(sideOf).filter(Boolean);
+  const sides = query.getAll("side").map((words) => sideOf(words, versions));
   const fits = (version, check) => {
     const own = data.states[outcome(version, check).state];
     return state === "failing" ? own.fails : own.name === state;
@@ -31,7 +40,7 @@ function matching(query) {
   return inOrder.filter((check) =>
     words.every((word) => data.checks[check].toLowerCase().includes(word)) &&
     (!feature || feature.has(check)) &&
-    sides.every(({ side, level }) => side.of[check] === level) &&
+    sides.every((has) => has(check)) &&
     (!state || versions.some((version) => fits(version, check))));
 }
 

@@ -2,6 +2,13 @@
 const CELL = 54, LINE = 26, LETTER = 7, HEAD = 44;
 const WORST = "worst status", ERROR = "largest error/bound";
 
+// The kernels that a version's answers came from, as conformance/report/sides.py has them.
+function pathSide(version) {
+  const paths = data.checks.map((_, check) => pathOf(version, check));
+  const levels = [...new Set(paths)].sort((a, b) => (a < b ? -1 : Number(a > b)));
+  return { name: data.path, levels, of: paths.map((path) => levels.indexOf(path)) };
+}
+
 function words(x, y, said, kind) {
   return make("svg:text", { x, y, class: kind }, said);
 }
@@ -65,7 +72,7 @@ function showAxes() {
   const form = document.getElementById("axes");
   const several = data.sides.filter(({ levels }) => levels.length > 1);
   if (several.length < 2) return;
-  const names = several.map(({ name }) => [name, name]);
+  const names = [...several.map(({ name }) => [name, name]), [data.path, data.path]];
   const chosen = (name, other) => (several.some((side) => side.name === name) ? name : several[other].name);
   form.replaceChildren(
     select("version", "version", data.versions.map(({ name }, at) => [at, name]), data.newest[0]),
@@ -73,7 +80,7 @@ function showAxes() {
     select("show", "measure", [[WORST, WORST], [ERROR, ERROR]], WORST));
   const draw = () => {
     const { version, down, across, measure } = form.elements;
-    const side = (box) => several.find(({ name }) => name === box.value);
+    const side = (box) => several.find(({ name }) => name === box.value) || pathSide(Number(version.value));
     document.getElementById("chosen").replaceChildren(heatMap(Number(version.value), side(down), side(across), measure.value));
   };
   form.addEventListener("change", draw);

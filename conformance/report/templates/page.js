@@ -49,6 +49,15 @@ function showPair(pair) {
   place.querySelector("h3").focus();
 }
 
+// Rows of the table of features: all, those in which something fails, or those in which versions differ.
+function showRows(which) {
+  for (const row of document.querySelectorAll(".matrix tbody tr")) {
+    const looks = [...row.querySelectorAll("td[class]")].map((cell) => cell.className);
+    const fails = looks.some((look) => ["s-unexplained", "s-finding", "s-gap"].includes(look));
+    row.hidden = (which === "failing" && !fails) || (which === "differing" && new Set(looks).size < 2);
+  }
+}
+
 function bringToLife() {
   document.documentElement.classList.add("live");
   for (const node of document.querySelectorAll("[data-checks]")) node.setAttribute("href", "#checks?" + node.dataset.checks);
@@ -75,6 +84,9 @@ function bringToLife() {
   filters.addEventListener("input", refilter);
   filters.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("more").addEventListener("click", () => { shown += 5 * STEP; showChecks(currentQuery()); });
+  const rows = document.getElementById("rows");
+  rows.append(select("rows", "rows", [["", "all"], ["failing", "in which something fails"], ["differing", "in which versions differ"]], ""));
+  rows.addEventListener("change", () => showRows(rows.elements.rows.value));
   const query = currentQuery();
   showFilters(query);
   showChecks(query);
