@@ -92,7 +92,6 @@ function bringToLife() {
   showChecks(query);
   showAxes();
   addEventListener("hashchange", route);
-  addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
   route();
 }
 
