@@ -24,8 +24,9 @@ class Verdict(StrEnum):
     GOOD = "ALL PASS"
 
     @property
-    def good(self) -> bool:
-        return self in (Verdict.KNOWN, Verdict.GOOD)
+    def look(self) -> str:
+        """A class of the page's style."""
+        return {Verdict.GOOD: "good", Verdict.KNOWN: "known"}.get(self, "bad")
 
 
 @dataclass(frozen=True)

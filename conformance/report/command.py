@@ -6,9 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from conformance.record import BadRecord
+from conformance.record import BadRecord, try_to_write
 
 GOOD, NOT_GOOD, BAD_USAGE, INCOMPLETE = range(4)
+
+PAGE = b"<!doctype html>"
+"""How a page begins."""
 
 HEAVY = 3_000_000
 """Bytes from which on a page is slow to open, and too much for some viewers of artifacts."""
@@ -33,6 +36,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     except ModuleNotFoundError:
         print("conformance: report needs Jinja: python -m pip install jinja2", file=sys.stderr)
         return BAD_USAGE
+    _refuse_to_lose(options.output)
     from conformance.report.changes import Verdict
     from conformance.report.html import html
     from conformance.report.page import page
@@ -42,7 +46,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     try:
         options.output.write_bytes(written)
     except OSError as error:
-        raise BadRecord(f"cannot write the page to {options.output}: {error.strerror}") from error
+        raise _unwritable(options.output, error) from error
     for answer in made.answers:
         print(f"{answer.verdict}: {answer.sentence}")
     for name, said in made.warnings:
@@ -54,3 +58,17 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
         return NOT_GOOD
     complete = all(version.column.complete for version in made.versions)
     return GOOD if complete and not verdicts & {Verdict.NOTHING_RAN, Verdict.INCOMPLETE} else INCOMPLETE
+
+
+def _refuse_to_lose(output: Path) -> None:
+    """Raises BadRecord, before any work is done, where no page can be written, or where something else lies."""
+    try:
+        if output.is_file() and output.read_bytes()[: len(PAGE)] != PAGE:
+            raise BadRecord(f"{output} exists, is no page, and is kept: write the page somewhere else")
+        try_to_write(output)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: OSError) -> BadRecord:
+    return BadRecord(f"cannot write the page to {output}: {error.strerror}")

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from conformance.case import Case
+from conformance.check import EVERY_RELATION, Check
 from conformance.compare import Change
 from conformance.matrix import State
 from conformance.matrix.shown import SIGNS
@@ -24,6 +27,14 @@ COUNTED = (Change.NEW, Change.MISSING, Change.EDITED)
 """Changes of which only the number is told: of records of two tiers there are thousands, which say nothing."""
 
 
+NUMBERS = {"window": "keys in the window", "softcap": "cap of scores", "max_keys": "bound that is passed",
+           "scale": "scale of scores", "q_dtype": "stored dtype of q", "per_head_descales": "descales of each head",
+           "decode_threshold": "most queries of a decode", "chunk": "context keys at a time"}  # fmt: skip
+"""Fields of a case whose value a side does not tell: it is shown where it is not the default."""
+
+DEFAULTS = {field.name: field.default for field in fields(Case) if field.name in NUMBERS}
+
+
 def table(page: Page) -> str:
     """The JSON, safe within a script element."""
     outcomes: dict[tuple[Any, ...], int] = {}
@@ -33,6 +44,8 @@ def table(page: Page) -> str:
         "path": PATH,
         "noAnswer": NO_ANSWER,
         "sides": [{"name": side.name, "levels": side.levels, "of": side.of} for side in page.sides],
+        "more": {at: more for at, check in enumerate(page.checks) if (more := _more(Check.parse(check)))},
+        "relations": {name: f"{one.says}: must be {one.demand}" for name, one in EVERY_RELATION.items()},
         "features": [
             {"name": row.feature.name, "meaning": row.feature.meaning, "checks": _bits(row.checks, len(page.checks))}
             for row in page.rows
@@ -47,6 +60,19 @@ def table(page: Page) -> str:
     content["outcomes"] = list(outcomes)
     written = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
     return written.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _more(check: Check) -> list[tuple[str, str]]:
+    """What of a case is not its default, and is told by no side."""
+    values = {name: getattr(check.case, name) for name in NUMBERS}
+    return [(NUMBERS[name], _said(value)) for name, value in values.items() if value != DEFAULTS[name]]
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        left, right = ("all" if side < 0 else side for side in value)
+        return f"{left} to the left, {right} to the right"
+    return "yes" if value is True else str(value)
 
 
 def _version(page: Page, version: Tested, outcomes: dict[tuple[Any, ...], int]) -> dict[str, Any]:

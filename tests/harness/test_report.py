@@ -227,7 +227,9 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 def test_text_of_a_record_stays_text(tmp_path: Path) -> None:
     gap = GAP | {"expected": DECLARED_BY_A_STRANGER}
     results = {DRAFT: WRONG | {"reason": HOSTILE}, SOFTCAP: REFUSED | {"reason": HOSTILE}, PLAIN: gap}
-    text = html(page([written(tmp_path, "a.jsonl", results, title=HOSTILE, device=HOSTILE, commit=HOSTILE)]))
+    made = page([written(tmp_path, "a.jsonl", results, title=HOSTILE, device=HOSTILE, commit=HOSTILE)])
+    assert "<" not in table(made)
+    text = html(made)
     parsed = Elements()
     parsed.feed(text)
     tags = [tag for tag, _ in parsed.found]
@@ -270,6 +272,15 @@ def test_headers_of_tables_have_a_scope(tmp_path: Path) -> None:
     assert all(attributes.get("scope") for attributes in headers)
 
 
+def test_a_case_is_told_with_what_its_sides_only_name(tmp_path: Path) -> None:
+    windowed = PLAIN.replace("-packed", "-w32:inf-packed")
+    data = json.loads(table(page([written(tmp_path, "a.jsonl", {PLAIN: PASS, windowed: PASS, TWICE: PASS})])))
+    assert data["more"] == {
+        str(data["checks"].index(windowed)): [["keys in the window", "32 to the left, all to the right"]]
+    }
+    assert data["relations"]["repeated"]
+
+
 def test_the_table_has_each_result_once_with_its_figures(tmp_path: Path) -> None:
     made = page(two(tmp_path))
     data = json.loads(table(made))
@@ -304,6 +315,17 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, command: Callabl
     done = command("report", written(tmp_path, "a.jsonl", OLD), "-o", tmp_path / "none" / "report.html")
     assert done.code == 2
     assert done.err.startswith(f"conformance: cannot write the page to {tmp_path / 'none' / 'report.html'}: ")
+
+
+def test_a_page_is_written_over_and_a_record_is_not(tmp_path: Path, command: Callable[..., Done]) -> None:
+    first, other = two(tmp_path)
+    assert command("report", first, "-o", tmp_path / "report.html").code == 0
+    assert command("report", first, "-o", tmp_path / "report.html").code == 0
+    before = other.read_bytes()
+    done = command("report", first, "-o", other)
+    assert (done.code, done.err) == (
+        2, f"conformance: {other} exists, is no page, and is kept: write the page somewhere else\n")  # fmt: skip
+    assert other.read_bytes() == before
 
 
 def test_what_is_no_record_is_one_sentence(tmp_path: Path, command: Callable[..., Done]) -> None:

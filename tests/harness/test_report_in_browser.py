@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from conformance.relations import RELATIONS
 from conformance.report.html import html
 from conformance.report.page import page
 from tests.harness.chromium import Browser, browser, found
@@ -123,6 +124,12 @@ def test_a_cell_leads_to_its_checks_and_they_to_the_case(opened: Browser) -> Non
     assert opened.run("document.scrollingElement.scrollWidth <= innerWidth")
     opened.run("history.back()")
     opened.wait("document.getElementById('case').hidden")
+
+
+def test_a_case_of_a_relation_says_what_is_compared(opened: Browser) -> None:
+    opened.run(f"location.hash = 'case={TWICE}'")
+    opened.wait("!document.getElementById('case').hidden")
+    assert RELATIONS["repeated"].says in opened.run("document.querySelector('.described').innerText")
 
 
 def test_a_keyboard_alone_gets_from_the_table_to_a_case(opened: Browser) -> None:
