@@ -14,7 +14,7 @@ from conformance.matrix.shown import SIGNS
 from conformance.report.heat import HeatMap, Spot
 from conformance.report.margins import BINS, NEAR, Margin
 
-CELL, LINE, LETTER = 54, 26, 7
+CELL, LINE, LETTER, DIGIT = 54, 26, 7, 8
 HEAD = 44
 """Above the cells: the side's name, and its levels."""
 
@@ -22,13 +22,15 @@ BAR, TALL = 10, 64
 
 
 def heat_map(found: HeatMap, version: int, failures: dict[int, int]) -> Markup:
-    """A cell for each pair of levels; a link to its checks, or, without a script, to the text of its worst failure.
+    """A cell for each pair of levels, with a line as long as the share of its checks that fail.
 
-    `failures` has the number of a failure's text by that of its check; `version` is the number on the page.
+    It is a link to its checks, or, without a script, to the text of its worst failure: `failures` has the number of
+    that by the number of a check. `version` is the number on the page.
     """
     down, across = found.down, found.across
     left = LETTER * max(len(down.name), *map(len, down.levels)) + 16
-    cell = max(CELL, LETTER * max(map(len, across.levels)) + 8)
+    most = max(len(f"{SIGNS[spot.state]} {spot.said}") for spot in found.spots.values())
+    cell = max(CELL, LETTER * max(map(len, across.levels)) + 8, DIGIT * most + 6)
     width, height = left + cell * len(across.levels) + 2, HEAD + LINE * len(down.levels) + 2
     parts = [_frame("heat", "group", f"{down.name} by {across.name}", width, height)]
     parts.append(_words(left - 8, HEAD - 8, down.name, "end name"))
@@ -46,13 +48,20 @@ def heat_map(found: HeatMap, version: int, failures: dict[int, int]) -> Markup:
 
 
 def _spot(spot: Spot, x: int, y: int, cell: int, where: str, chosen: str, failures: dict[int, int]) -> Markup:
-    sign = SIGNS[spot.state]
+    said = f"{where}: {spot.in_words}"
     target = f"#f{failures[spot.first]}" if spot.failing else "#checks"
-    return Markup(
-        '<a href="{}" data-checks="{}" aria-label="{}: {}"><title>{}: {}</title>'
-        '<rect class="s-{}" x="{}" y="{}" width="{}" height="{}" rx="3"/>{}</a>'
-    ).format(target, chosen, where, spot.in_words, where, spot.in_words, spot.state.name.lower(), x + 1, y + 1,
-             cell - 2, LINE - 2, _words(x + cell // 2, y + 18, f"{sign} {spot.said}", "mid on"))  # fmt: skip
+    parts = [
+        Markup('<a href="{}" data-checks="{}" aria-label="{}"><title>{}</title>').format(target, chosen, said, said),
+        Markup('<rect class="s-{}" x="{}" y="{}" width="{}" height="{}" rx="3"/>').format(
+            spot.state.name.lower(), x + 1, y + 1, cell - 2, LINE - 2),
+        _words(x + cell // 2, y + 17, f"{SIGNS[spot.state]} {spot.said}", "mid on"),
+    ]  # fmt: skip
+    if spot.failing:
+        share = round((cell - 8) * spot.failing / spot.counts.total())
+        parts.append(
+            Markup('<rect class="share" x="{}" y="{}" width="{}" height="3"/>').format(x + 4, y + LINE - 6, share)
+        )
+    return Markup("").join([*parts, Markup("</a>")])
 
 
 def histogram(margin: Margin, name: str) -> Markup:

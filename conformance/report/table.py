@@ -18,6 +18,7 @@ from conformance.compare import Change
 from conformance.matrix import State
 from conformance.matrix.shown import SIGNS
 from conformance.report.changes import Pair
+from conformance.report.margins import LIMITS
 from conformance.report.page import Page
 from conformance.report.sides import NO_ANSWER, PATH
 from conformance.report.versions import FAILING, Tested
@@ -38,13 +39,18 @@ DEFAULTS = {field.name: field.default for field in fields(Case) if field.name in
 def table(page: Page) -> str:
     """The JSON, safe within a script element."""
     outcomes: dict[tuple[Any, ...], int] = {}
+    pairs: dict[tuple[str, str], int] = {}
     content = {
         "states": [{"name": state, "sign": SIGNS[state], "fails": state in FAILING} for state in State],
         "checks": page.checks,
         "path": PATH,
         "noAnswer": NO_ANSWER,
         "sides": [{"name": side.name, "levels": side.levels, "of": side.of} for side in page.sides],
-        "more": {at: more for at, check in enumerate(page.checks) if (more := _more(Check.parse(check)))},
+        "more": {
+            at: [pairs.setdefault(one, len(pairs)) for one in more]
+            for at, check in enumerate(page.checks)
+            if (more := _more(Check.parse(check)))
+        },
         "relations": {name: f"{one.says}: must be {one.demand}" for name, one in EVERY_RELATION.items()},
         "features": [
             {"name": row.feature.name, "meaning": row.feature.meaning, "checks": _bits(row.checks, len(page.checks))}
@@ -57,7 +63,7 @@ def table(page: Page) -> str:
         "failures": {failure.check: at for at, failure in enumerate(page.failures)},
         "pairs": [_pair(pair, {name: at for at, name in enumerate(page.checks)}) for pair in page.pairs],
     }
-    content["outcomes"] = list(outcomes)
+    content |= {"outcomes": list(outcomes), "moreOf": list(pairs)}
     written = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
     return written.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -93,12 +99,13 @@ def _version(page: Page, version: Tested, outcomes: dict[tuple[Any, ...], int]) 
 
 
 def _rounded(results: Sequence[Mapping[str, Any]], figure: str) -> list[float | int]:
-    """Three digits; 0 where there is none, which no figure of an answer is."""
-    return [_short(result.get(figure, 0)) for result in results]
+    """Three digits of what is compared, two of the others; 0 where there is none, which no figure of an answer is."""
+    digits = 3 if figure in LIMITS else 2
+    return [_short(result.get(figure, 0), digits) for result in results]
 
 
-def _short(value: float) -> float | int:
-    rounded = float(f"{value:.3g}")
+def _short(value: float, digits: int) -> float | int:
+    rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
 

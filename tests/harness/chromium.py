@@ -32,6 +32,7 @@ class Browser:
     def __init__(self, reads: int, writes: int) -> None:
         self._reads, self._writes, self._buffer, self._last = reads, writes, b"", 0
         self._session: str | None = None
+        self.width = 0
         self.complaints: list[str] = []
         self.requests: list[str] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -55,6 +56,7 @@ class Browser:
 
     def size(self, width: int, height: int) -> None:
         """Of the window, in CSS pixels; a narrow one is a phone's."""
+        self.width = width
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 500)  # fmt: skip
 

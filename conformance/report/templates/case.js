@@ -18,7 +18,7 @@ function described(check) {
   if (queries) pairs.push(["queries of each sequence", queries], ["keys of each sequence", keys]);
   const heads = id.match(/-h(\d+):(\d+)-/);
   if (heads) pairs.push(["query heads", heads[1]]);
-  pairs.push(...(data.more[check] || []));
+  pairs.push(...(data.more[check] || []).map((at) => data.moreOf[at]));
   const relation = id.includes("/") && data.relations[id.split("/")[0]];
   if (relation) pairs.push(["compared with", relation]);
   const list = make("dl", { class: "described" });

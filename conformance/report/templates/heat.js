@@ -1,5 +1,5 @@
 // A heat map over any two sides of the checks, as conformance/report/charts.py draws those that need no script.
-const CELL = 54, LINE = 26, LETTER = 7, HEAD = 44;
+const CELL = 54, LINE = 26, LETTER = 7, DIGIT = 8, HEAD = 44;
 const WORST = "worst status", ERROR = "largest error/bound";
 
 // The kernels that a version's answers came from, as conformance/report/sides.py has them.
@@ -32,22 +32,24 @@ function said(spot, measure) {
   const failing = spot.counts.reduce((sum, count, at) => sum + (data.states[at].fails ? count : 0), 0);
   const counts = spot.counts.map((count, at) => count && `${count} ${data.states[at].name}`).filter(Boolean).join(", ");
   const ratio = spot.error ? Number(spot.error.toPrecision(2)).toString() : "no figure";
-  if (measure === ERROR) return { state, text: spot.error ? `${data.states[state].sign} ${spot.error < 1e4 ? ratio : spot.error.toExponential(0)}` : `${data.states[state].sign}`, counts: `${counts}; ${ERROR} ${ratio}` };
-  return { state, text: `${data.states[state].sign} ${failing ? `${failing}/${total}` : spot.counts[state]}`, counts };
+  const own = data.states[state].sign, share = failing / total;
+  if (measure !== ERROR) return { state, text: `${own} ${failing ? `${failing}/${total}` : spot.counts[state]}`, counts, share };
+  const short = !spot.error ? own : `${own} ${spot.error < 1e4 ? ratio : spot.error.toExponential(0)}`;
+  return { state, text: short, counts: `${counts}; ${ERROR} ${ratio}`, share };
 }
 
 function heatMap(version, down, across, measure) {
   const longest = (side) => Math.max(...side.levels.map((level) => level.length));
   const left = LETTER * Math.max(down.name.length, longest(down)) + 16;
-  const cell = Math.max(CELL, LETTER * longest(across) + 8, measure === ERROR ? 76 : 0);
+  const found = [...spots(version, down, across)].map(([place, spot]) => [place, spot, said(spot, measure)]);
+  const cell = Math.max(CELL, LETTER * longest(across) + 8, DIGIT * Math.max(...found.map(([, , { text }]) => text.length)) + 6);
   const width = left + cell * across.levels.length + 2, height = HEAD + LINE * down.levels.length + 2;
   const chart = make("svg:svg", { class: "heat", role: "group", "aria-label": `${down.name} by ${across.name}`, width, height, viewBox: `0 0 ${width} ${height}` });
   chart.append(words(left - 8, HEAD - 8, down.name, "end name"), words(left, 14, across.name, "name"));
   across.levels.forEach((level, at) => chart.append(words(left + cell * at + cell / 2, HEAD - 8, level, "mid")));
   down.levels.forEach((level, at) => chart.append(words(left - 8, HEAD + LINE * at + 18, level, "end")));
-  for (const [place, spot] of spots(version, down, across)) {
+  for (const [place, spot, { state, text, counts, share }] of found) {
     const [row, column] = place.split(",").map(Number);
-    const { state, text, counts } = said(spot, measure);
     const query = new URLSearchParams({ version });
     query.append("side", `${down.name}=${down.levels[row]}`);
     query.append("side", `${across.name}=${across.levels[column]}`);
@@ -56,7 +58,8 @@ function heatMap(version, down, across, measure) {
     const css = measure === ERROR ? shade(spot.error, state) : cssOf(state);
     chart.append(make("svg:a", { href: "#checks?" + query, "aria-label": where }, make("svg:title", {}, where),
       make("svg:rect", { class: css, x: x + 1, y: y + 1, width: cell - 2, height: LINE - 2, rx: 3 }),
-      words(x + cell / 2, y + 18, text, "mid on")));
+      words(x + cell / 2, y + 17, text, "mid on"),
+      make("svg:rect", { class: "share", x: x + 4, y: y + LINE - 6, width: Math.round((cell - 8) * share), height: 3 })));
   }
   return chart;
 }
