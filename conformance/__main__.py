@@ -23,6 +23,7 @@ from conformance.inputs import make
 from conformance.qualify import options as options_of_qualify
 from conformance.record import BadRecord, fails
 from conformance.relations import Relation
+from conformance.report import command as report
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
 
@@ -110,6 +111,22 @@ def _parser() -> argparse.ArgumentParser:
 
     options_of_detect.add(commands)
     options_of_qualify.add(commands)
+    _add_readers(commands)
+
+    listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
+    listing.add_argument("--tier", default="smoke")
+    listing.set_defaults(command=_list)
+    show = commands.add_parser("show", help="one case in full, or one relation (RELATION/ID)")
+    show.add_argument("case", metavar="CASE")
+    show.set_defaults(command=_show)
+    bench = commands.add_parser("bench", help="the oracle against dense float64 attention: time and memory")
+    bench.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    bench.set_defaults(command=_bench)
+    return parser
+
+
+def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the commands that read records."""
     merge = commands.add_parser("merge", help="one record of the shards, or of other parts, of one run")
     merge.add_argument("records", nargs="+", type=Path, metavar="RECORD")
     merge.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="write it there")
@@ -126,16 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     matrix.add_argument("--format", choices=tabulating.FORMATS, default="text")
     matrix.set_defaults(command=_matrix)
 
-    listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")
-    listing.add_argument("--tier", default="smoke")
-    listing.set_defaults(command=_list)
-    show = commands.add_parser("show", help="one case in full, or one relation (RELATION/ID)")
-    show.add_argument("case", metavar="CASE")
-    show.set_defaults(command=_show)
-    bench = commands.add_parser("bench", help="the oracle against dense float64 attention: time and memory")
-    bench.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
-    bench.set_defaults(command=_bench)
-    return parser
+    report.add(commands)
 
 
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:

@@ -156,7 +156,7 @@ def matrix(columns: Sequence[Column], findings: Iterable[Finding] | None = None)
     Raises BadRecord for a check that this version of the suite does not know.
     """
     findings = committed() if findings is None else tuple(findings)
-    checks = {name: _parsed(name) for column in columns for name in column.results}
+    checks = {name: _parsed(name) for name in dict.fromkeys(chain(*(column.results for column in columns)))}
     having = {name: features.of(check, [column.results.get(name, {}) for column in columns])
               for name, check in checks.items()}  # fmt: skip
     cells: dict[tuple[str, str], list[list[Came]]] = defaultdict(lambda: [[] for _ in columns])

@@ -82,6 +82,7 @@ class Column:
     system: System
     results: dict[str, Result]
     complete: bool
+    records: tuple[Record, ...] = ()  # that were joined
 
 
 def of_records(paths: Sequence[Path]) -> list[Column]:
@@ -107,7 +108,7 @@ def _column(system: System, some: list[tuple[Path, Record]]) -> Column:
     lacking = {"status": str(Status.NOT_RUN), "reason": "its run was cut short, or its shard is missing"}
     for plan in cut:
         results |= {check: lacking for check in _planned(plan, system.place.kind) if check not in results}
-    return Column(system, results, complete=not cut)
+    return Column(system, results, not cut, tuple(record for _, record in some))
 
 
 def _results(some: list[tuple[Path, Record]]) -> dict[str, Result]:
