@@ -80,7 +80,7 @@ def _provide_package(source: AiterSource, target: Target) -> None:
         _import("aiter", source)
     else:
         sys.modules["aiter"] = _bare_package(source.root / "aiter")
-        with suppress(ModuleNotFoundError):  # a kernel that needs what is missing will say so
+        with suppress(Exception):  # what does not import fails a kernel that needs it again, and says so there
             aiter_launch_options.lend(target, source.root)
 
 

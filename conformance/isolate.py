@@ -95,11 +95,25 @@ class Isolation:
         except _Died:
             reason = child.died()
             self.close()
+            if child.last:
+                reason += self._alone(check, child.last)
             return self._lost(check, child, Status.CRASH, reason)
+        child.last = check.id
         if answer["lost"]:
             self.close()
             return self._lost(check, child, Status.CRASH, f"the GPU is lost to the process: {answer['lost']}")
         return Outcome(answer["result"], answer["text"])
+
+    def _alone(self, check: Check, before: str) -> str:
+        """What comes of a check that was not the first of a process that died: an earlier one may have harmed it."""
+        self._child = None
+        again = self.run(check)
+        self.close()
+        if again.status is Status.CRASH:
+            return "; as the first of a process, too"
+        return (
+            f"; as the first of a process: {again.status}. What ran before it there, {before} the last, is suspect too"
+        )
 
     def close(self) -> None:
         """Ends the child, if there is one."""
@@ -128,6 +142,7 @@ class _Child:
 
     def __init__(self, system: System) -> None:
         self.target = ""
+        self.last = ""  # the check that it answered last
         self.environment: dict[str, str] = {}
         self._received = b""
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child lives
@@ -144,8 +159,11 @@ class _Child:
         os.close(answers)
 
     def await_start(self) -> None:
-        """Raises _Refused, _Died or _Silent."""
-        started = self.answer(START_LIMIT)
+        """Raises _Refused, which a child that died before it could be asked anything is too, or _Silent."""
+        try:
+            started = self.answer(START_LIMIT)
+        except _Died:
+            raise _Refused(f"before anything ran {self.died()}") from None
         if "refused" in started:
             raise _Refused(started["refused"])
         self.target, self.environment = started["target"], started["environment"]
@@ -183,7 +201,8 @@ class _Child:
         code = self._process.wait()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         said = self._written()
-        spoken = next((line for line in said.splitlines() if line.strip() and not _OF_TRACEBACK.match(line)), "")
+        lines = [line for line in said.splitlines() if line.strip() and not _OF_TRACEBACK.match(line)]
+        spoken = next(iter(lines[-1:] if _PYTHONS in lines else lines), "")
         return f"the process died: {how}{self._place()}" + (f": {spoken.strip()}" if spoken else "")
 
     def close(self) -> None:
@@ -209,4 +228,5 @@ class _Child:
 
 
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+_PYTHONS = "Traceback (most recent call last):"  # of an exception, which its last line names
 _OF_TRACEBACK = re.compile(r"  File |(Current t|T)hread 0x|Fatal Python error|Extension modules|\s*$")

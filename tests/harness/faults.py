@@ -50,7 +50,30 @@ def leaves_the_first_time(case: Case, inputs: Inputs) -> Tensor:
     return attend(case, inputs)
 
 
-WAYS = (right, reads_address_zero, aborts, is_killed, leaves, hangs, leaves_the_first_time)
+def harms_what_comes_after(case: Case, inputs: Inputs) -> Tensor:
+    harmed.append(case)
+    return attend(case, inputs)
+
+
+def is_harmed(case: Case, inputs: Inputs) -> Tensor:
+    if harmed:
+        os.abort()
+    return attend(case, inputs)
+
+
+harmed: list[Case] = []
+
+WAYS = (
+    right,
+    reads_address_zero,
+    aborts,
+    is_killed,
+    leaves,
+    hangs,
+    leaves_the_first_time,
+    harms_what_comes_after,
+    is_harmed,
+)
 
 
 def by_page_size(case: Case, inputs: Inputs) -> Tensor:

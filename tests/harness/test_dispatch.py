@@ -193,7 +193,7 @@ def test_descales_that_differ_from_head_to_head_are_not_claimed_of_unified_atten
     assert judge(case, want, done.out).status is Status.MISMATCH
 
 
-def row_by_sequence(unified: Callable[..., None]) -> Callable[..., None]:
+def row_by_sequence(unified: Callable[..., Any]) -> Callable[..., None]:
     """AITER's kernel where the longest query is one: row i, of q and of the output, is taken for sequence i's."""
 
     def kernel(*, q: Tensor, out: Tensor, cu_seqlens_q: Tensor, max_seqlen_q: int, **rest: Any) -> None:
@@ -208,7 +208,9 @@ def row_by_sequence(unified: Callable[..., None]) -> Callable[..., None]:
 def test_single_tokens_beside_an_idle_sequence_are_not_claimed_of_unified_attention(queries: str) -> None:
     """Asked anyway, as vLLM asks it, it gives the idle sequence the next one's row."""
     case, kernels = case_of("causal", f"b3-{queries}-h4:2-d16-p4-kv9+5+21"), Kernels()
-    inputs, unified = make(case), row_by_sequence(kernels.load("unified"))
+    right = kernels.load("unified")
+    assert right is not None
+    inputs, unified = make(case), row_by_sequence(right)
     with pytest.raises(Unsupported, match=r"^unified_attention takes row i for the query of sequence i") as refused:
         forward(layer_of(case, inputs), built(case, inputs), inputs.q, inputs.k_cache, inputs.v_cache,
                 load=lambda name: unified)  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,9 +144,10 @@ def test_a_replay_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     output = guards.unwritten("the kernel", torch.zeros(3, 2, 4))
     call = Captured.__new__(Captured)
     call._answer = Answer(output.rows, path="planted", guarded=(output,))
-    call._graph = replay = type("Graph", (), {"replay": lambda _: output.rows.zero_()})()
+    graph: Any = SimpleNamespace(replay=output.rows.zero_)
+    call._graph = graph
     assert torch.equal(call.replay().out, torch.zeros(3, 2, 4))
-    type(replay).replay = lambda _: write_row(output.rows, -1)
+    graph.replay = lambda: write_row(output.rows, -1)
     with pytest.raises(WroteOutside, match="1 row before it, up to 1 away"):
         call.replay()
 

@@ -70,6 +70,31 @@ def test_a_hang_is_a_timeout_that_says_where(isolation: Isolation) -> None:
     assert isolation.run(check_of(faults.right)).status is Status.PASS
 
 
+def test_a_crash_of_what_is_right_alone_says_what_ran_before(isolation: Isolation) -> None:
+    """A kernel that writes where it should not may kill the process only during a later check."""
+    assert isolation.run(check_of(faults.harms_what_comes_after)).status is Status.PASS
+    died = isolation.run(check_of(faults.is_harmed))
+    assert died.status is Status.CRASH
+    before = check_of(faults.harms_what_comes_after).id
+    suspect = f"; as the first of a process: PASS. What ran before it there, {before} the last, is suspect too"
+    assert str(died.result["reason"]).endswith(suspect)
+
+
+def test_a_process_that_dies_before_it_can_run_anything_is_no_crash_of_a_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys\nif 'isolated' in sys.argv[0]:\n    sys.exit('no such thing')\nfrom faults import right\n"
+    (tmp_path / "dies.py").write_text(code)
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    isolation = Isolation(choose("dies:right", "cpu", None), time_limit=5)
+    refused = isolation.run(check_of(faults.right))
+    isolation.close()
+    assert refused.status is Status.NOT_RUN
+    told = "before anything ran the process died: exit code 1: no such thing"
+    assert refused.result["reason"] == told
+
+
 def test_a_crash_is_not_retried(isolation: Isolation) -> None:
     assert isolation.run(check_of(faults.leaves_the_first_time)).status is Status.CRASH
     assert isolation.run(check_of(faults.leaves_the_first_time)).status is Status.PASS  # asked for once more
