@@ -26,7 +26,7 @@ from conformance.relations import Relation
 from conformance.report import command as report
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
-from conformance.triage import command_bisect
+from conformance.triage import command_bisect, command_shrink
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
 
@@ -150,7 +150,8 @@ def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_triage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands that find out about a check that fails."""
-    command_bisect.add(commands)
+    for command in (command_shrink, command_bisect):
+        command.add(commands)
 
 
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:
