@@ -26,6 +26,7 @@ from conformance.relations import Relation
 from conformance.report import command as report
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
+from conformance.triage import command_bisect, command_shrink
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
 
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="the oracle against dense float64 attention: time and memory")
     bench.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
     bench.set_defaults(command=_bench)
+    _add_triage(commands)
     return parser
 
 
@@ -144,6 +146,12 @@ def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     matrix.set_defaults(command=_matrix)
 
     report.add(commands)
+
+
+def _add_triage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the commands that find out about a check that fails."""
+    for command in (command_shrink, command_bisect):
+        command.add(commands)
 
 
 def _run(options: argparse.Namespace, for_pytest: list[str]) -> int:

@@ -95,8 +95,16 @@ class Repository:
 
     def versions_around(self, commit: str) -> tuple[frozenset[Version], frozenset[Version]]:
         """The tagged versions that a commit contains, its own included, and those later ones that contain it."""
-        behind, holding = (frozenset(self._tagged_versions(commit, which)) for which in ("--merged", "--contains"))
-        return behind, holding - behind
+        behind = frozenset(self._tagged_versions(commit, "--merged"))
+        return behind, self.versions_with(commit) - behind
+
+    def contains(self, commit: str, other: str) -> bool:
+        """Is `other` the commit, or behind it?"""
+        return self._run("merge-base", "--is-ancestor", other, commit, check=False).returncode == 0
+
+    def versions_with(self, commit: str) -> frozenset[Version]:
+        """The tagged versions that contain a commit."""
+        return frozenset(self._tagged_versions(commit, "--contains"))
 
     def versions(self) -> frozenset[Version]:
         """All that have a tag."""

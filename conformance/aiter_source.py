@@ -75,7 +75,7 @@ def locate(spec: str | None) -> AiterSource | None:
         raise AiterNotFound(f"{path} is not a git repository, so it has no ref {ref!r}")
     commit = repository.commit(ref or "HEAD")
     identity = repository.identity(commit)
-    root = repository.export(commit, identity, _cache())
+    root = repository.export(commit, identity, cache_folder())
     return AiterSource(root, "repository", identity.version, commit, repository)
 
 
@@ -162,7 +162,7 @@ def _normal(version: str) -> str:
         return UNKNOWN
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """Where exports are kept: $CONFORMANCE_CACHE, or `aiter-conformance` in the user's cache folder."""
     if own := os.environ.get("CONFORMANCE_CACHE"):
         return Path(own).expanduser()

@@ -61,6 +61,27 @@ def where(case: Case, wrong: Tensor) -> str:
     )
 
 
+def which_rows(case: Case, wrong: Tensor) -> str:
+    """What kind of rows are wrong, whatever their number: some that see keys, else some that see none.
+
+    The latter are rows of sequences with fewer keys than queries, or of empty ones, if no others. `wrong` is bool
+    [T, Hq].
+    """
+    tokens = [locate(case, int(t)) for t in wrong.any(1).nonzero()[:, 0]]
+    if any(_sees_a_key(case, b, i) for b, i in tokens):
+        return "with keys"
+    return "without a key" if any(case.seq_lens[b] for b, _ in tokens) else "of an empty sequence"
+
+
+def _sees_a_key(case: Case, b: int, i: int) -> bool:
+    """Does query `i` of sequence `b`, which stands at key n - m + i, see one of the keys 0 to n - 1?"""
+    stands, (left, right) = case.seq_lens[b] - case.query_lens[b] + i, case.window
+    last = case.seq_lens[b] - 1
+    right = 0 if case.causal else right
+    first = 0 if left < 0 else max(0, stands - left)
+    return first <= (last if right < 0 else min(last, stands + right))
+
+
 def _among(noun: str, some: set[int], every: set[int], count: int) -> str:
     """`every head`, or `heads 8-15 of 32`."""
     if some == every:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from conformance import graphs
 from conformance.check import Check
 from conformance.execute import run
-from conformance.failure import text
+from conformance.failure import text, which_rows
 from conformance.graphs import GraphRelation
 from conformance.judge import Verdict
 from conformance.record import digest
@@ -62,6 +62,8 @@ def _result(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
     for name in ("reason", "evidence", "path"):
         if said := getattr(verdict, name):
             yield name, said
+    if verdict.wrong is not None:
+        yield "rows", which_rows(check.case, verdict.wrong)
     if verdict.kernels:
         yield "kernels", [asdict(kernel) for kernel in verdict.kernels]
     figures = asdict(verdict.figures) if verdict.figures else {}

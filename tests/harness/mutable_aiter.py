@@ -74,7 +74,7 @@ UNIFIED = "def unified_attention(**arguments): raise NotImplementedError\n"
 def write(root: Path, kernels: str = KERNELS) -> Path:
     """The source tree, with `kernels` for its module of kernels."""
     folder = root / "aiter/ops/triton"
-    (folder / "attention").mkdir(parents=True)
+    (folder / "attention").mkdir(parents=True, exist_ok=True)
     (root / "aiter/_version.py").write_text(f'version = "{VERSION}"\n')
     (folder / "small_decode.py").write_text(kernels)
     (folder / "attention/mha_v3.py").write_text(DECODE)

@@ -28,6 +28,13 @@ class Checkout:
         self.git("config", "user.name", "tester")
         self.git("config", "user.email", "tester@example.org")
 
+    @classmethod
+    def at(cls, path: Path) -> Checkout:
+        """A repository that is there already, as it is."""
+        there = cls.__new__(cls)
+        there.path = path
+        return there
+
     def git(self, *arguments: str) -> str:
         done = subprocess.run(["git", "-C", self.path, *arguments], check=True, capture_output=True, text=True)
         return done.stdout.strip()
