@@ -132,6 +132,13 @@ def _within(
     return Verdict(Status.PASS, "", figures, worst, noise_limit=limit)
 
 
+def elements_out(out: Tensor, want: Attention, allowed: Allowance) -> Tensor:
+    """Bool [T, Hq, D]: elements that are not finite, that exceed their bound, or whose row has too much noise."""
+    error = (out.double() - want.out).abs()
+    row_noise = _energy(error, allowed.variance).sqrt()
+    return ~(_ratio(error, allowed.bound) <= 1) | ~(row_noise <= ROW_NOISE_LIMIT)[..., None]
+
+
 def _independent_rows(want: Tensor) -> int:
     """Rows of `want` [T, Hq, D] that differ: equal ones are rounded alike, so that they are one sample of an error."""
     return len(want.float().flatten(0, 1).unique(dim=0))

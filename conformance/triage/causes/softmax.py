@@ -1,0 +1,99 @@
+"""Online softmax gone wrong: the running maximum, the denominator, tiles and splits that are merged."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from conformance.triage.counterfactuals import Counterfactual, Variant, once
+from conformance.triage.question import Question
+from conformance.triage.softmax import TILES, Tiled
+
+SPLITS = (2, 3, 4, 5, 8, 16)
+
+
+def _tiled(of: Callable[[int], Tiled], *, least_tiles: int = 2) -> Callable[[Question], Iterable[Variant]]:
+    """With every size of a tile that cuts the longest sequence."""
+
+    def change(question: Question) -> Iterable[Variant]:
+        for tile in TILES:
+            if max(question.lens) > tile * (least_tiles - 1):
+                yield f"in tiles of {tile} keys", replace(question, softmax=of(tile))
+
+    return change
+
+
+def _unweighted(question: Question) -> Iterable[Variant]:
+    """Where a split ends is a matter of tiles, and within one their size matters no more."""
+    for tile in TILES:
+        for splits in SPLITS:
+            if max(question.lens) > tile:
+                softmax = Tiled(tile=tile, splits=splits, merges_by_weight=False)
+                yield f"{splits} splits, in tiles of {tile} keys", replace(question, softmax=softmax)
+
+
+def _no_maximum(running: Tensor, tile: Tensor, first: int) -> Tensor:
+    return torch.zeros_like(running)
+
+
+def _of_the_first_tile(running: Tensor, tile: Tensor, first: int) -> Tensor:
+    return running if first else tile
+
+
+def _of_all_heads(running: Tensor, tile: Tensor, first: int) -> Tensor:
+    return torch.maximum(running, tile).amax(0).expand_as(running)
+
+
+def _at_least_0(running: Tensor, tile: Tensor, first: int) -> Tensor:
+    return torch.maximum(running, tile).clamp(min=0.0)
+
+
+TABLE = (
+    Counterfactual(
+        name="no row maximum",
+        says="exponentials were taken without the row maximum, in float32",
+        change=once(
+            lambda question: replace(question, softmax=Tiled(tile=1 << 20, maximum=_no_maximum, dtype=torch.float32))
+        ),
+    ),
+    Counterfactual(
+        name="row maximum at least 0",
+        says="the row maximum were at least 0, so that weights of low scores underflow in float32",
+        change=once(
+            lambda question: replace(question, softmax=Tiled(tile=1 << 20, maximum=_at_least_0, dtype=torch.float32))
+        ),
+        rank=1,
+    ),
+    Counterfactual(
+        name="maximum of the first tile",
+        says="the row maximum were that of the first tile, in float32",
+        change=_tiled(lambda tile: Tiled(tile=tile, maximum=_of_the_first_tile, dtype=torch.float32)),
+    ),
+    Counterfactual(
+        name="one maximum for all heads",
+        says="all heads shared one row maximum, in float32",
+        applies=lambda question: question.case.q_heads > 1,
+        change=_tiled(lambda tile: Tiled(tile=tile, maximum=_of_all_heads, dtype=torch.float32), least_tiles=1),
+    ),
+    Counterfactual(
+        name="accumulator not rescaled",
+        says="the accumulator were not rescaled where the row maximum rises",
+        change=_tiled(lambda tile: Tiled(tile=tile, rescales=False)),
+    ),
+    Counterfactual(
+        name="denominator misses the first tile",
+        says="the first tile were missing in the denominator",
+        change=_tiled(lambda tile: Tiled(tile=tile, counts_first_tile=False)),
+    ),
+    Counterfactual(
+        name="denominator counts masked keys",
+        says="masked keys counted in the denominator",
+        change=_tiled(lambda tile: Tiled(tile=tile, counts_masked=True), least_tiles=1),
+    ),
+    Counterfactual(
+        name="splits merged without weights",
+        says="splits were merged without rescaling them to a common maximum",
+        change=_unweighted,
+    ),
+)
