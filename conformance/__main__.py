@@ -24,6 +24,7 @@ from conformance.record import BadRecord, fails
 from conformance.relations import Relation
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
+from conformance.triage import command as explaining
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
 
@@ -69,7 +70,7 @@ def _refused(sentence: str, code: int = BAD_USAGE) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a command after the other
     parser = argparse.ArgumentParser(
         prog="python -m conformance", description="Numerical conformance of AITER-backed paged attention."
     )
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser("detect", help="mutate AITER's kernels, and say which mutants the cases do not detect")
     detect.set_defaults(command=_detect)
     options_of_detect.add(detect)
+
+    explaining.add(commands)
 
     merge = commands.add_parser("merge", help="one record of the shards, or of other parts, of one run")
     merge.add_argument("records", nargs="+", type=Path, metavar="RECORD")

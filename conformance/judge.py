@@ -56,6 +56,7 @@ class Verdict:
     worst: Worst | None = None
     wrong: Tensor | None = None  # bool [T, Hq]: rows that break a rule
     evidence: str = ""  # which key was read instead of which, where the output says so
+    looks: str = ""  # which mistake would give the same output, where one was looked for
     noise_limit: float = CASE_NOISE_LIMIT  # or, where the noise was above that, the limit for so few rows
     path: str = ""
     seconds: float | None = None

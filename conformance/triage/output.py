@@ -11,7 +11,7 @@ from torch import Tensor
 from conformance.budget import Allowance, allowance
 from conformance.case import Case
 from conformance.judge import elements_out, judge
-from conformance.rounding import RoundingProfile
+from conformance.rounding import UNIT_ROUNDOFF, RoundingProfile
 from conformance.status import Status
 from reference import Attention, RoundingSums
 
@@ -67,7 +67,10 @@ class WrongOutput:
 
     def energy(self, answer: Attention, tokens: Tensor) -> Tensor:
         """Error energy of some rows by another answer to them, [t, Hq]."""
-        squares = _squares(self.out[tokens], answer.out, self.allowed.variance[tokens]).sum(2)
+        out = self.out[tokens]
+        # The oracle allows no error where it sees no key: there the numbers themselves say what an error is.
+        least = (UNIT_ROUNDOFF[self.case.dtype] / 4 * (out.abs() + answer.out.abs())).square()
+        squares = _squares(out, answer.out, self.allowed.variance[tokens] + least).sum(2)
         if self.lse is not None:
             squares += _squares(self.lse[tokens], answer.lse, self.allowed.lse[tokens].square())
         return squares
@@ -98,10 +101,9 @@ class WrongOutput:
         return torch.tensor(sorted(chosen))
 
     def fit(self, answer: Attention) -> Fit:
-        """Judge the output by another answer than the oracle's, with its sums: by the same budget and the same judge."""
+        """Judge the output by another answer than the oracle's, sums included: the same budget and the same judge."""
         out, lse, as_number = self._numbers(answer)
-        allowed = allowance(self.case, as_number, self.profile)
-        is_out = elements_out(out, as_number, allowed) | (self.out.isfinite() != answer.out.isfinite())
+        is_out = elements_out(out, as_number, allowance(self.case, as_number, self.profile))
         passes = not bool(is_out.any())
         passes = passes and judge(self.case, as_number, out, lse, self.profile).status is Status.PASS
         was = self.wrong if bool(self.wrong.any()) else torch.ones_like(self.wrong)
@@ -111,13 +113,13 @@ class WrongOutput:
 
     def _numbers(self, answer: Attention) -> tuple[Tensor, Tensor | None, Attention]:
         """Output, lse and answer as the judge takes them: what is a number in neither is 0 in both."""
-        neither = ~self.out.isfinite() & ~answer.out.isfinite()
+        neither = _same(self.out, answer.out) & ~answer.out.isfinite()
         sums = {name: value.nan_to_num(nan=0.0, posinf=0.0) for name, value in vars(answer.sums).items()}
         lse, its = self.stored_lse, answer.lse
         if lse is not None:
-            nan = lse.isnan() & its.isnan()
+            nan = its.isnan() & _same(lse, its)
             lse, its = lse.masked_fill(nan, 0.0), its.masked_fill(nan, 0.0)
-        out = answer.out.masked_fill(neither, 0.0)
+        out = answer.out.masked_fill(neither, 0.0)  # what is no number in the answer alone is beyond every bound
         return self.stored.masked_fill(neither, 0.0), lse, replace(answer, out=out, lse=its, sums=RoundingSums(**sums))
 
 
@@ -140,8 +142,13 @@ def mixed(changed: Attention, want: Attention, rows: Tensor) -> Attention:
     return Attention(choose(changed.out, want.out), choose(changed.lse, want.lse), RoundingSums(**sums), want.parts)
 
 
+def _same(got: Tensor, want: Tensor) -> Tensor:
+    """Equal, or NaN where that is due; a kernel that guards against a denominator of 0 makes 0 of NaN."""
+    return (got == want) | (want.isnan() & (got.isnan() | (got == 0)))
+
+
 def _squares(got: Tensor, want: Tensor, variance: Tensor) -> Tensor:
     """Squared errors in units of their variance, bounded; equal infinities, and NaN where NaN is, are no error."""
-    same = (got == want) | (got.isnan() & want.isnan())
+    same = _same(got, want)
     squares = ((got - want).square() / variance).nan_to_num(nan=LARGEST_ENERGY, posinf=LARGEST_ENERGY)
     return torch.where(same, 0.0, squares).clamp(max=LARGEST_ENERGY)

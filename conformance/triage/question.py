@@ -104,6 +104,10 @@ class Question:
             seen = seen & (at <= right)
         return seen
 
+    def weights(self, b: int, queries: Tensor) -> Tensor:
+        """Softmax weights [Hq, m, N] of some queries of a sequence, over the keys that are read."""
+        return self._rows(b, queries).weights
+
     def answer(self, tokens: Sequence[int] | None = None, *, sums: bool = False) -> Attention:
         """Exact attention of some packed query rows, or of all, in the order given: [t, Hq, D] and [t, Hq]."""
         tokens = range(self.case.tokens) if tokens is None else tokens
@@ -119,6 +123,14 @@ class Question:
 
     def _sequence(self, b: int, queries: Tensor, *, sums: bool) -> tuple[Tensor, ...]:
         """Output [m, Hq, D], lse [m, Hq], and the sums of `RoundingSums`, of some queries of a sequence."""
+        rows = self._rows(b, queries)
+        weights, v = rows.weights, rows.v
+        out = self._by_head(weights, v) if self.accumulate is None else self.accumulate(weights, v[self.heads])
+        every = (out, rows.lse, *(self._sums(rows, out) if sums else ()))
+        return tuple(x.transpose(0, 1) for x in every)
+
+    def _rows(self, b: int, queries: Tensor) -> _Rows:
+        """Everything that the output of some queries of a sequence is made of."""
         end = self.span(b)[1]
         if self.loads_tail:
             end = -(-end // self.case.page_size) * self.case.page_size
@@ -134,23 +146,24 @@ class Question:
         sink = None if self.sinks is None else self.sinks[b]
         count = None if self.counts is None else self.counts[b, : len(at)]
         weights, lse = self.softmax(scores, seen, sink, count)
-        out = self._by_head(weights, v) if self.accumulate is None else self.accumulate(weights, v[self.heads])
-        if not sums:
-            return out.transpose(0, 1), lse.T
-        # What `reference.RoundingSums` says, of these weights.
-        size_v, v2 = v.abs(), v.square()
-        p, p2 = weights.abs(), weights.square()
-        p_a = p * self._by_head(q.abs(), k.abs())
-        p2_b = p2 * self._by_head(q.square(), k.square())
-        deviation = self._by_head(p2_b, v2) - 2 * out * self._by_head(p2_b, v)
+        scores = scores.masked_fill(~seen, -torch.inf)
+        top = scores.amax(-1) if len(at) else torch.full_like(lse, -torch.inf)
+        return _Rows(q, k, v, seen, weights, lse, top if sink is None else top.maximum(sink[:, None]))
+
+    def _sums(self, rows: _Rows, out: Tensor) -> tuple[Tensor, ...]:
+        """What `reference.RoundingSums` says, of these weights: [Hq, m, D] and [Hq, m]."""
+        size_v, v2 = rows.v.abs(), rows.v.square()
+        p, p2 = rows.weights.abs(), rows.weights.square()
+        p_a = p * self._by_head(rows.q.abs(), rows.k.abs())
+        p2_b = p2 * self._by_head(rows.q.square(), rows.k.square())
+        deviation = self._by_head(p2_b, v2) - 2 * out * self._by_head(p2_b, rows.v)
         deviation = (deviation + out.square() * p2_b.sum(-1, keepdim=True)).clamp(min=0.0)
-        one = self._inverse_denominator(scores.masked_fill(~seen, -torch.inf), lse, sink)
-        visible = seen.double().expand(len(q), -1, -1)
-        every = (
-            out, lse, self._by_head(p, size_v), self._by_head(p_a, size_v), p_a.sum(-1), self._by_head(p2, v2),
-            deviation, self._by_head(visible, size_v) * one, self._by_head(visible, v2) * one.square(),
+        one = (rows.top - rows.lse).exp().nan_to_num(nan=0.0)[..., None]  # 1 / l
+        visible = rows.seen.double().expand(len(rows.q), -1, -1)
+        return (
+            self._by_head(p, size_v), self._by_head(p_a, size_v), p_a.sum(-1), self._by_head(p2, v2), deviation,
+            self._by_head(visible, size_v) * one, self._by_head(visible, v2) * one.square(),
         )  # fmt: skip
-        return tuple(x.transpose(0, 1) for x in every)
 
     def _by_head(self, rows: Tensor, shared: Tensor) -> Tensor:
         """`rows` [Hq, m, X] times `shared` [Hkv, X, Y] of the KV head of each: [Hq, m, Y]."""
@@ -158,14 +171,6 @@ class Question:
             return rows @ shared[self.kv_head]
         q_heads, m, width = rows.shape
         return (rows.reshape(len(shared), q_heads // len(shared) * m, width) @ shared).view(q_heads, m, -1)
-
-    @staticmethod
-    def _inverse_denominator(seen_scores: Tensor, lse: Tensor, sink: Tensor | None) -> Tensor:
-        """1 / l, [Hq, m, 1], where l is the denominator relative to the row maximum."""
-        top = seen_scores.amax(-1) if seen_scores.shape[-1] else torch.full_like(lse, -torch.inf)
-        if sink is not None:
-            top = top.maximum(sink[:, None])
-        return (top - lse).exp().nan_to_num(nan=0.0)[..., None]
 
     def _scores(self, b: int, scores: Tensor, queries: Tensor, at: Tensor) -> Tensor:
         """Scores [Hq, m, N] capped, rounded and biased."""
@@ -179,3 +184,19 @@ class Question:
             origin = stand if self.origins is None else self.origins[token]
             scores = scores + self.slopes[:, None, None] * (at - origin[:, None])
         return scores
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some queries of a sequence.
+
+    Scaled q [Hq, m, D], K [Hkv, D, N], V [Hkv, N, D], seen [m, N], weights [Hq, m, N], lse and top score [Hq, m].
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    seen: Tensor
+    weights: Tensor
+    lse: Tensor
+    top: Tensor

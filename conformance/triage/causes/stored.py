@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -64,6 +65,17 @@ def _without_a_key(fill: float) -> Callable[[Question, Attention], Tensor | None
     return out
 
 
+def _unwritten(out: Tensor, rows: list[int]) -> Tensor:
+    """A buffer that is handed out holds NaN where nothing was written (`conformance.execute`)."""
+    out = out.clone()
+    out[rows] = math.nan
+    return out
+
+
+def _last_rows(question: Question) -> list[int]:
+    return [end - 1 for start, end in pairwise(question.case.query_starts) if end > start]
+
+
 def _maximum(question: Question, _: Attention) -> Tensor:
     """The largest score of each row, [T, Hq]."""
     return replace(question, softmax=_row_maximum).answer().lse
@@ -120,6 +132,19 @@ TABLE = (
         name="row without a key NaN",
         says="a row that sees no key were 0 divided by 0",
         stored=_out(_without_a_key(math.nan)),
+        rank=-1,
+    ),
+    Counterfactual(
+        name="last row never written",
+        says="the last query were never written",
+        stored=_out(lambda _, exact: _unwritten(exact.out, [len(exact.out) - 1])),
+        rank=-1,
+    ),
+    Counterfactual(
+        name="last row of each sequence never written",
+        says="the last query of each sequence were never written",
+        applies=lambda question: question.case.batch > 1,
+        stored=_out(lambda question, exact: _unwritten(exact.out, _last_rows(question))),
         rank=-1,
     ),
     Counterfactual(
