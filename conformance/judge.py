@@ -137,7 +137,7 @@ def elements_out(out: Tensor, want: Attention, allowed: Allowance) -> Tensor:
     """Bool [T, Hq, D]: elements that are not finite, that exceed their bound, or whose row has too much noise."""
     error = (out.double() - want.out).abs()
     row_noise = _energy(error, allowed.variance).sqrt()
-    return ~(_ratio(error, allowed.bound) <= 1) | ~(row_noise <= ROW_NOISE_LIMIT)[..., None]
+    return ~(_ratio(error, allowed.bound) <= 1) | (row_noise > ROW_NOISE_LIMIT)[..., None]
 
 
 def _independent_rows(want: Tensor) -> int:

@@ -18,7 +18,7 @@ from conformance.failure import among, where
 from conformance.triage.output import WrongOutput
 from conformance.triage.question import Question
 
-SINGLE_KEY = 0.5
+SINGLE_KEY = 0.99
 """A row with so much of its weight on one key is about that key."""
 
 LEAST_TOLD = 0.98
@@ -41,7 +41,8 @@ class Anatomy:
         """Words and what they are about."""
         yield "share", self.elements
         yield "where", self.rows
-        yield "columns", self.columns
+        if self.columns:
+            yield "columns", self.columns
         for rule in self.rules:
             yield "only", rule
 
@@ -50,6 +51,10 @@ def anatomy(output: WrongOutput, question: Question) -> Anatomy:
     """Of a wrong output, and the question that was asked."""
     wrong = output.wrong if bool(output.wrong.any()) or output.wrong_lse is None else output.wrong_lse[..., None]
     rows = wrong.any(-1)
+    if not bool(rows.any()):
+        return Anatomy(
+            _elements(output, wrong), "no row by itself: the case has more error than rounding makes", "", ()
+        )
     dims = set(wrong.any(0).any(0).nonzero()[:, 0].tolist())
     case = output.case
     columns = among("dim", dims, set(range(case.head_dim)), case.head_dim) if wrong.shape[-1] > 1 else "the lse alone"
@@ -77,8 +82,10 @@ def _rules(case: Case, question: Question, wrong: Tensor) -> Iterator[str]:
     of_token = torch.ones_like(wrong, dtype=torch.int64)
     yield from _told("sequences of {} keys", keys[:, None] * of_token, wrong)
     if not _splits(keys[:, None] * of_token, wrong):
-        yield from _told("queries {}", query[:, None] * of_token, wrong, unit_of_one=True)
-        yield from _told("query heads {}", torch.arange(case.q_heads)[None] * of_token, wrong, unit_of_one=True)
+        yield from _told("queries numbered {}", query[:, None] * of_token, wrong, unit_of_one=True)
+        yield from _told(
+            "query heads numbered {}", torch.arange(case.q_heads)[None] * of_token, wrong, unit_of_one=True
+        )
     page = (keys % case.page_size != 0)[:, None].expand_as(wrong)
     if _agree(page, wrong):
         yield "sequences whose last page is not full"
@@ -95,7 +102,7 @@ def _about_keys(case: Case, place: Tensor, wrong: Tensor, about: Tensor) -> Iter
     place, wrong = place[about], wrong[about]
     if bool(wrong.all()) or not bool(wrong.any()):
         return
-    yield from _told("rows about keys {}", place, wrong)
+    yield from _told("rows about keys numbered {}", place, wrong)
     for name, size in (("page", case.page_size), ("tile of 64 keys", 64)):
         if size > 1:
             for which, holds in (("first", place % size == 0), ("last", place % size == size - 1)):
@@ -129,7 +136,7 @@ def _told(words: str, property_: Tensor, wrong: Tensor, *, unit_of_one: bool = F
     # Any number above the one and up to the other is the cut: a multiple of what kernels cut at, if there is one.
     round_ones = (high // unit * unit for unit in (() if unit_of_one else UNITS))
     cut = next((at for at in round_ones if low < at), high)
-    yield words.format(f"from {cut} on" if above else f"below {cut}")
+    yield words.format(f"{cut} and more" if above else f"less than {cut}")
 
 
 def _splits(property_: Tensor, wrong: Tensor) -> tuple[bool, int, int] | None:

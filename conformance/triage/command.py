@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def main(options: argparse.Namespace, _: list[str]) -> int:
-    """Exit code 0 where the case passes or is declined, 1 where it fails, 3 where nothing ran. Raises `NotReady`, BadCase."""
+    """Exit code: 0 if the case passes or is declined, 1 if it fails, 3 if nothing ran. Raises BadCase, NotReady."""
     from conformance.case import BadCase, Case
     from conformance.system import NotReady, choose
 

@@ -97,3 +97,23 @@ class Tiled:
             weights.append(p if self.round_p is None else self.round_p(p))
             maximum = raised
         return torch.cat(weights, -1) if weights else scores, maximum, total
+
+
+@dataclass(frozen=True)
+class BlindSegments:
+    """Softmax in float32 in which a segment of `size` keys that a row sees nothing of has a maximum of 0."""
+
+    size: int
+
+    def __call__(
+        self, scores: Tensor, seen: Tensor, sink: Tensor | None, count: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Softmax`."""
+        blind = [~seen[:, first : first + self.size].any(1) for first in range(0, seen.shape[1], self.size)]
+        raised = torch.stack(blind).any(0) if blind else seen.any(1)
+
+        def maximum(running: Tensor, tile: Tensor, _: int) -> Tensor:
+            top = torch.maximum(running, tile)
+            return torch.where(raised, top.clamp(min=0.0), top)
+
+        return Tiled(tile=1 << 20, maximum=maximum, dtype=torch.float32)(scores, seen, sink, count)

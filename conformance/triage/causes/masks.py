@@ -47,6 +47,10 @@ def _as_wide_as_the_draft(question: Question) -> Question:
     return replace(question, window=(left + max(question.case.query_lens) - 1, right))
 
 
+def _ends_before_the_query(question: Question) -> Question:
+    return replace(_every(question, True), bounds=(-1,) * question.case.batch)
+
+
 def _new_tokens_causal(question: Question) -> Question:
     """The context is all seen; of the new tokens each sees those up to itself."""
     return replace(question, causal=tuple(kind != DECODE for kind in question.case.kinds))
@@ -140,6 +144,12 @@ TABLE = (
         applies=lambda question: question.case.window[1] != 0 and _left(question),
         change=_window(lambda sides: (sides[0], 0)),
         rank=1,
+    ),
+    Counterfactual(
+        name="open side taken for a number",
+        says="the window's open right side, which is written -1, were a number: the query's own key is not seen",
+        applies=lambda question: _left(question) and not _right(question),
+        change=once(_ends_before_the_query),
     ),
     Counterfactual(
         name="window sides swapped",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from conformance.triage.counterfactuals import Counterfactual, Variant, once
 from conformance.triage.question import Question
-from conformance.triage.softmax import TILES, Tiled
+from conformance.triage.softmax import TILES, BlindSegments, Tiled
 
 SPLITS = (2, 3, 4, 5, 8, 16)
 
@@ -49,6 +49,12 @@ def _at_least_0(running: Tensor, tile: Tensor, first: int) -> Tensor:
     return torch.maximum(running, tile).clamp(min=0.0)
 
 
+def _after_blind_segments(question: Question) -> Iterable[Variant]:
+    for size in (16, 32, 64, 128, 256, 512):
+        if max(question.lens) > size:
+            yield f"segments of {size} keys", replace(question, softmax=BlindSegments(size))
+
+
 TABLE = (
     Counterfactual(
         name="no row maximum",
@@ -56,6 +62,11 @@ TABLE = (
         change=once(
             lambda question: replace(question, softmax=Tiled(tile=1 << 20, maximum=_no_maximum, dtype=torch.float32))
         ),
+    ),
+    Counterfactual(
+        name="maximum of a blind segment",
+        says="a segment in which a row sees no key had a maximum of 0 in place of none, so that low scores underflow",
+        change=_after_blind_segments,
     ),
     Counterfactual(
         name="row maximum at least 0",
