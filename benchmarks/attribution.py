@@ -96,7 +96,7 @@ def noisy(count: int) -> Iterator[tuple[str, Case, Attribution]]:
     """Correct kernels on `count` cases of the smoke tier, with noise added until the judge fails them."""
     every = cases("smoke")
     for at, (name, kernel) in enumerate(CORRECT.items()):
-        for case in every[at :: max(1, len(every) // count)][:count]:
+        for case in every[at :: max(1, len(every) // max(1, count))][:count]:
             inputs, want = _problem(case)
             out, profile = kernel(case, inputs)[0], kernel.profile(case)
             spoiled = just_outside(case, want, out, profile)

@@ -18,6 +18,7 @@ from conformance.case import Case
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.triage.causes import TABLE
+from conformance.triage.causes.precision import with_rounded_q
 from conformance.triage.counterfactuals import Counterfactual
 from conformance.triage.output import WrongOutput, mixed
 from conformance.triage.question import Question
@@ -34,6 +35,10 @@ MENDED = 0.01
 
 LEAST_MENDED = 0.1
 """One of two causes mends so many of the sampled rows at least, where it takes little of the error energy."""
+
+SIMULATED, LEAST_SIMULATED = 0.1, 0.5
+"""Rounding is simulated in other arithmetic, so that some numbers fall to the other side and stay wrong: it explains an
+output if it leaves so little of the error energy, and at least so many elements come within the budget."""
 
 SURVIVORS = 10
 """So many of those that take most of the error from the sampled rows are judged in full."""
@@ -172,6 +177,7 @@ class _Search:
     def among(self, table: Sequence[Counterfactual]) -> list[tuple[Explanation, Attention]]:
         """What single counterfactuals explain."""
         nothing = _Tried((), (), self.question, 1.0, 0.0)
+        rounded = replace(nothing, question=with_rounded_q(self.question, self.output.profile))
         for cause in table:
             if cause.rounds and not self.output.small:
                 continue
@@ -179,7 +185,7 @@ class _Search:
                 self.left_out += 1
                 continue
             self.asked += 1
-            if (best := self._best(cause, nothing)) is not None:
+            if (best := self._best(cause, rounded if cause.rounds and cause.stored is None else nothing)) is not None:
                 self.tried.append(best)
         self.tried.sort(key=lambda one: one.order)
         return self._judged(self.tried[:SURVIVORS])
@@ -238,9 +244,10 @@ class _Search:
             chosen = mixed(answer, self.output.want, needed[self.output.sequence])
             left = self.output.left(energy, truth, every)
             fit = self.output.fit(chosen)
-            whole = fit.passes and left <= 1 - LEAST_TAKEN
+            rounds = all(cause.rounds for cause in one.causes) and left <= SIMULATED and fit.share >= LEAST_SIMULATED
+            whole = rounds or (fit.passes and left <= 1 - LEAST_TAKEN)
             sequences = tuple(needed.nonzero()[:, 0].tolist())
-            share = fit.share if whole else min(fit.share, 0.999)
+            share = fit.share if fit.passes and whole else min(fit.share, 0.999)
             found.append((Explanation(one.causes, one.details, share, fit.worse, left, sequences, whole), chosen))
         return found
 

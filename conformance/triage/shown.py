@@ -41,5 +41,5 @@ def _said(case: Case, each: Explanation) -> str:
     said = f"as if {each.says}"
     if len(each.sequences) < sum(m > 0 for m in case.query_lens):
         said += f", in {among('sequence', set(each.sequences), set(range(case.batch)), case.batch)}"
-    share = "all" if each.whole else f"{min(each.share, 0.99):.0%}"
+    share = "all" if each.share == 1.0 else f"{min(each.share, 0.99):.0%}"
     return f"{said}: explains {share} of the error"

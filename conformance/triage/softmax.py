@@ -116,4 +116,6 @@ class BlindSegments:
             top = torch.maximum(running, tile)
             return torch.where(raised, top.clamp(min=0.0), top)
 
-        return Tiled(tile=1 << 20, maximum=maximum, dtype=torch.float32)(scores, seen, sink, count)
+        weights, lse = Tiled(tile=1 << 20, maximum=maximum, dtype=torch.float32)(scores, seen, sink, count)
+        lost = (weights.sum(-1) == 0) & seen.any(1)  # 0 divided by 0
+        return weights.masked_fill(lost[..., None], math.nan), lse

@@ -49,6 +49,8 @@ RIGHT_CAUSES: dict[str, tuple[str, ...]] = {
     "page ids of 16 bits": ("page ids of 16 bits",),
     "page ids of 16 bits and a sign": ("page ids of 16 bits and a sign",),
     "element offsets of 31 bits": ("element offsets of 31 bits",),
+    "table entries past the end looked up": (),  # it faults, and has no output to ask about
+    "one table entry past the end looked up": (),
     "page stride from the token's, packed": ("page stride from the token's",),
     "page stride from the token's, interleaved": ("page stride from the token's",),
     "page stride from the token's, sliced": ("page stride from the token's",),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.inputs import TORCH_DTYPE
+from conformance.rounding import RoundingProfile
 from conformance.triage.causes.scores import LOG2E
 from conformance.triage.counterfactuals import Counterfactual, Variant, once
 from conformance.triage.question import Question
@@ -57,6 +58,14 @@ def _rounded_q(question: Question) -> Iterable[Variant]:
     dtype = TORCH_DTYPE[question.case.dtype]
     for words, unit in (("times scale and log2(e)", question.scale * LOG2E), ("times scale", question.scale)):
         yield words, replace(question, q=_through(dtype)(question.q * unit) / unit)
+
+
+def with_rounded_q(question: Question, profile: RoundingProfile | None) -> Question:
+    """The question with q rounded as a kernel declares: what it rounds after that depends on each bit of its scores."""
+    if profile is None or profile.scaled_q is None or profile.scaled_q not in TORCH_DTYPE:
+        return question
+    unit = question.scale * LOG2E
+    return replace(question, q=_through(TORCH_DTYPE[profile.scaled_q])(question.q * unit) / unit)
 
 
 def _accumulated(dtype: torch.dtype) -> Callable[[Question], Iterable[Variant]]:

@@ -6,9 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.triage.counterfactuals import Counterfactual, Variant, once
+from conformance.inputs import TORCH_DTYPE
+from conformance.triage.counterfactuals import Counterfactual, Variant
 from conformance.triage.question import Question
 from conformance.triage.softmax import TILES, BlindSegments, Tiled
+
+ONE_TILE = 1 << 20
+"""As long as any sequence: tiles make no difference."""
 
 SPLITS = (2, 3, 4, 5, 8, 16)
 
@@ -20,6 +24,21 @@ def _tiled(of: Callable[[int], Tiled], *, least_tiles: int = 2) -> Callable[[Que
         for tile in TILES:
             if max(question.lens) > tile * (least_tiles - 1):
                 yield f"in tiles of {tile} keys", replace(question, softmax=of(tile))
+
+    return change
+
+
+def _with_maximum(
+    maximum: Callable[[Tensor, Tensor, int], Tensor], tiles: tuple[int, ...]
+) -> Callable[[Question], Iterable[Variant]]:
+    """Another row maximum: weights overflow in float32, or, where they meet V, in the dtype of the case."""
+
+    def change(question: Question) -> Iterable[Variant]:
+        dtype = TORCH_DTYPE[question.case.dtype]
+        for tile in tiles:
+            words = "" if tile == ONE_TILE else f"in tiles of {tile} keys"
+            softmax = Tiled(tile=tile, maximum=maximum, dtype=torch.float32, round_p=lambda p: p.to(dtype).float())
+            yield words, replace(question, softmax=softmax)
 
     return change
 
@@ -59,9 +78,7 @@ TABLE = (
     Counterfactual(
         name="no row maximum",
         says="exponentials were taken without the row maximum, in float32",
-        change=once(
-            lambda question: replace(question, softmax=Tiled(tile=1 << 20, maximum=_no_maximum, dtype=torch.float32))
-        ),
+        change=_with_maximum(_no_maximum, (ONE_TILE,)),
     ),
     Counterfactual(
         name="maximum of a blind segment",
@@ -71,21 +88,19 @@ TABLE = (
     Counterfactual(
         name="row maximum at least 0",
         says="the row maximum were at least 0, so that weights of low scores underflow in float32",
-        change=once(
-            lambda question: replace(question, softmax=Tiled(tile=1 << 20, maximum=_at_least_0, dtype=torch.float32))
-        ),
+        change=_with_maximum(_at_least_0, (ONE_TILE,)),
         rank=1,
     ),
     Counterfactual(
         name="maximum of the first tile",
         says="the row maximum were that of the first tile, in float32",
-        change=_tiled(lambda tile: Tiled(tile=tile, maximum=_of_the_first_tile, dtype=torch.float32)),
+        change=_with_maximum(_of_the_first_tile, TILES),
     ),
     Counterfactual(
         name="one maximum for all heads",
         says="all heads shared one row maximum, in float32",
         applies=lambda question: question.case.q_heads > 1,
-        change=_tiled(lambda tile: Tiled(tile=tile, maximum=_of_all_heads, dtype=torch.float32), least_tiles=1),
+        change=_with_maximum(_of_all_heads, TILES),
     ),
     Counterfactual(
         name="accumulator not rescaled",

@@ -151,12 +151,14 @@ TABLE = (
         name="output through bf16",
         says="the output were rounded to bf16 on its way",
         applies=lambda question: question.case.dtype != "bf16",
+        rounds=True,
         stored=_out(lambda _, exact: exact.out.bfloat16().double()),
     ),
     Counterfactual(
         name="output truncated",
         says="the output were cut off to bf16, not rounded",
         stored=_out(lambda _, exact: truncated(exact.out)),
+        rounds=True,
     ),
     Counterfactual(
         name="lse in base 2",
