@@ -197,7 +197,7 @@ class _Search:
         partners = list(dict.fromkeys((*self.tried[:PARTNERS], *by_mended[:PARTNERS])))
         for one in partners:
             for cause in table:
-                if self.late or cause in one.causes or (cause.rounds and not self.output.small):
+                if self.late or cause in one.causes or cause.rounds or one.causes[0].rounds:
                     continue
                 pair = self._best(cause, one)
                 if pair is not None and pair.left < GAINED * one.left:

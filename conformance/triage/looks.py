@@ -27,5 +27,7 @@ def looks_of(case: Case, prepared: Prepared, answer: Answer) -> str:
             seconds=SECONDS_A_CASE, pairs=False,
         )  # fmt: skip
         return looks(case, found)
+    except Exception as error:  # a defect here must not change a verdict
+        return f"like nothing that could be asked: {type(error).__name__}: {error} (a defect of the suite)"
     finally:
         _spent[0] += perf_counter() - began
