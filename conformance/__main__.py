@@ -26,6 +26,7 @@ from conformance.relations import Relation
 from conformance.report import command as report
 from conformance.summary import header_lines
 from conformance.system import NotReady, choose
+from conformance.triage import command as explaining
 from conformance.triage import command_bisect, command_shrink
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
@@ -72,7 +73,7 @@ def _refused(sentence: str, code: int = BAD_USAGE) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a command after the other
     parser = argparse.ArgumentParser(
         prog="python -m conformance", description="Numerical conformance of AITER-backed paged attention."
     )
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
     options_of_detect.add(commands)
     options_of_qualify.add(commands)
+    explaining.add(commands)
     _add_readers(commands)
 
     listing = commands.add_parser("list", help="what a tier checks: its cases, then relations between answers")

@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,8 +39,17 @@ def prepare(case: Case, target: Target) -> Prepared:
     return Prepared(inputs, exact(case, inputs))
 
 
-def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None = None) -> Verdict:
-    """The verdict on a case; what the backend raises becomes a status, never an exception."""
+Looks = Callable[[Case, Prepared, Answer], str]
+"""What a wrong answer looks like, in words, or ""."""
+
+
+def run(
+    case: Case, backend: Backend, target: Target, prepared: Prepared | None = None, looks: Looks = lambda *_: ""
+) -> Verdict:
+    """The verdict on a case; what the backend raises becomes a status, never an exception.
+
+    `looks` is asked about well-formed answers that are wrong.
+    """
     if target.kind == "compile":
         from conformance.build import build  # which asks this module what an error means
 
@@ -48,25 +57,29 @@ def run(case: Case, backend: Backend, target: Target, prepared: Prepared | None 
     try:
         prepared = prepared or prepare(case, target)
         try:
-            return _judged(case, prepared, *answered(case, prepared.inputs, backend, target))
+            return _judged(case, prepared, *answered(case, prepared.inputs, backend, target), looks)
         except Unsupported as refused:
             if (probe := refused.probe) is None:
                 raise
-            return _probed(case, prepared, refused, replace(backend, attend=lambda *_: probe()), target)
+            return _probed(case, prepared, refused, replace(backend, attend=lambda *_: probe()), target, looks)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a kernel, a compiler or a driver may raise anything, SystemExit included
         return verdict_on(error)
 
 
-def _judged(case: Case, prepared: Prepared, answer: Answer, seconds: float) -> Verdict:
+def _judged(case: Case, prepared: Prepared, answer: Answer, seconds: float, looks: Looks) -> Verdict:
     verdict = judge(case, prepared.want, answer.out, answer.lse, answer.profile)
     failed = verdict.status is Status.MISMATCH
     evidence = key_read(case, prepared.inputs, answer.out, prepared.want.out, verdict) if failed else ""
-    return replace(verdict, evidence=evidence, path=answer.path, seconds=seconds)
+    wrong = failed or verdict.status is Status.NONFINITE
+    looks_like = looks(case, prepared, answer) if wrong else ""
+    return replace(verdict, evidence=evidence, looks=looks_like, path=answer.path, seconds=seconds)
 
 
-def _probed(case: Case, prepared: Prepared, refused: Unsupported, kernel: Backend, target: Target) -> Verdict:
+def _probed(
+    case: Case, prepared: Prepared, refused: Unsupported, kernel: Backend, target: Target, looks: Looks
+) -> Verdict:
     """What is not claimed of a kernel must be refused by it too: a wrong number in silence is a defect."""
     try:
         answer, seconds = answered(case, prepared.inputs, kernel, target)
@@ -79,7 +92,7 @@ def _probed(case: Case, prepared: Prepared, refused: Unsupported, kernel: Backen
             raise
         return Verdict(Status.UNSUPPORTED, f"{refused}; refused by the kernel too: {_sentence(error)}")
     else:
-        verdict = _judged(case, prepared, answer, seconds)
+        verdict = _judged(case, prepared, answer, seconds, looks)
     if verdict.status is Status.PASS:
         return Verdict(Status.UNSUPPORTED, f"{refused}; not claimed, and yet right", path=verdict.path)
     return replace(verdict, reason=f"{verdict.reason}: silently wrong where the kernel should refuse ({refused})")

@@ -27,6 +27,8 @@ def text(
         lines.append(f"  where   {where(case, verdict.wrong)}")
     if verdict.evidence:
         lines.append(f"  key     {verdict.evidence}")
+    if verdict.looks:
+        lines.append(f"  looks   {verdict.looks}")
     return "\n".join([*lines, f"  repro   {repro}"])
 
 
@@ -53,9 +55,9 @@ def where(case: Case, wrong: Tensor) -> str:
     heads = [int(h) for h in wrong.any(0).nonzero()[:, 0]]
     return "; ".join(
         (
-            _among("sequence", {b for b, _ in tokens}, {b for b, m in enumerate(case.query_lens) if m}, case.batch),
-            _among("query", {i for _, i in tokens}, set(range(m := max(case.query_lens))), m),
-            _among("head", set(heads), set(range(case.q_heads)), case.q_heads),
+            among("sequence", {b for b, _ in tokens}, {b for b, m in enumerate(case.query_lens) if m}, case.batch),
+            among("query", {i for _, i in tokens}, set(range(m := max(case.query_lens))), m),
+            among("head", set(heads), set(range(case.q_heads)), case.q_heads),
             f"{float(wrong.double().mean()):.1%} of all rows",
         )
     )
@@ -82,7 +84,7 @@ def _sees_a_key(case: Case, b: int, i: int) -> bool:
     return first <= (last if right < 0 else min(last, stands + right))
 
 
-def _among(noun: str, some: set[int], every: set[int], count: int) -> str:
+def among(noun: str, some: set[int], every: set[int], count: int) -> str:
     """`every head`, or `heads 8-15 of 32`."""
     if some == every:
         return f"every {noun}"

@@ -56,6 +56,7 @@ class Verdict:
     worst: Worst | None = None
     wrong: Tensor | None = None  # bool [T, Hq]: rows that break a rule
     evidence: str = ""  # which key was read instead of which, where the output says so
+    looks: str = ""  # which mistake would give the same output, where one was looked for
     noise_limit: float = CASE_NOISE_LIMIT  # or, where the noise was above that, the limit for so few rows
     path: str = ""
     seconds: float | None = None
@@ -130,6 +131,13 @@ def _within(
         if ratio > 1:
             return Verdict(Status.MISMATCH, "an lse exceeds its error bound", figures, worst_lse)
     return Verdict(Status.PASS, "", figures, worst, noise_limit=limit)
+
+
+def elements_out(out: Tensor, want: Attention, allowed: Allowance) -> Tensor:
+    """Bool [T, Hq, D]: elements that are not finite, that exceed their bound, or whose row has too much noise."""
+    error = (out.double() - want.out).abs()
+    row_noise = _energy(error, allowed.variance).sqrt()
+    return ~(_ratio(error, allowed.bound) <= 1) | (row_noise > ROW_NOISE_LIMIT)[..., None]
 
 
 def _independent_rows(want: Tensor) -> int:

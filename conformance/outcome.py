@@ -16,6 +16,7 @@ from conformance.relate import relate
 from conformance.status import Status
 from conformance.system import System
 from conformance.targets import Target
+from conformance.triage.looks import looks_of
 
 LARGEST_FIGURE = 1e300
 """Stands for infinity, which JSON does not know."""
@@ -36,7 +37,7 @@ class Outcome:
 def of_check(check: Check, system: System, target: Target) -> Outcome:
     """Run a check in this process."""
     if check.relation is None:
-        verdict = run(check.case, system.backend, target)
+        verdict = run(check.case, system.backend, target, looks=looks_of)
     elif isinstance(check.relation, GraphRelation):
         verdict = graphs.related(check.relation, check.case, system.backend, target)
     else:
@@ -59,7 +60,7 @@ def _result(check: Check, verdict: Verdict) -> Iterator[tuple[str, object]]:
         yield "relation", check.relation.name
     yield "digest", digest(check)
     yield "status", str(verdict.status)
-    for name in ("reason", "evidence", "path"):
+    for name in ("reason", "evidence", "looks", "path"):
         if said := getattr(verdict, name):
             yield name, said
     if verdict.wrong is not None:
