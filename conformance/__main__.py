@@ -73,7 +73,7 @@ def _refused(sentence: str, code: int = BAD_USAGE) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a command after the other
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m conformance", description="Numerical conformance of AITER-backed paged attention."
     )

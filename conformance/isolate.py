@@ -64,6 +64,7 @@ class Isolation:
     system: System
     time_limit: float  # seconds that a check may take
     _child: _Child | None = field(default=None, init=False)
+    _refusal: str = field(default="", init=False)  # why no child can run anything, once one has said so
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,6 +78,8 @@ class Isolation:
 
     def run(self, check: Check) -> Outcome:
         """What came of a check in the child: CRASH if that died over it, TIMEOUT if there was no answer in time."""
+        if self._refusal:
+            return self._not_run(check)
         self.start()
         child = self._child
         assert child is not None
@@ -87,7 +90,8 @@ class Isolation:
             answer = child.answer(self.time_limit)
         except _Refused as refused:
             self.close()
-            return of_verdict(check, Verdict(Status.NOT_RUN, str(refused)), self.system, self.system.target_spec)
+            self._refusal = str(refused)
+            return self._not_run(check)
         except _Silent:
             where = child.hung()
             self.close()
@@ -120,6 +124,9 @@ class Isolation:
         if self._child is not None:
             self._child.close()
             self._child = None
+
+    def _not_run(self, check: Check) -> Outcome:
+        return of_verdict(check, Verdict(Status.NOT_RUN, self._refusal), self.system, self.system.target_spec)
 
     def _lost(self, check: Check, child: _Child, status: Status, reason: str) -> Outcome:
         return of_verdict(check, Verdict(status, reason), self.system, child.target or self.system.target_spec)

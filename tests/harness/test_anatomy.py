@@ -1,6 +1,7 @@
 """The anatomy of a wrong output: which elements, and by what rule wrong rows differ from right ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def spoiled(case: Case, spoil: Callable[[Tensor], object]) -> Anatomy:
     return anatomy(WrongOutput(case, out, None, None, want), Question.of(case, inputs))
 
 
-def add(*at: object) -> Callable[[Tensor], object]:
+def add(*at: Any) -> Callable[[Tensor], object]:
     return lambda out: out.__setitem__(at, out[at] + 1)
 
 

@@ -89,6 +89,8 @@ def test_a_process_that_dies_before_it_can_run_anything_is_no_crash_of_a_kernel(
     monkeypatch.syspath_prepend(tmp_path)
     isolation = Isolation(choose("dies:right", "cpu", None), time_limit=5)
     refused = isolation.run(check_of(faults.right))
+    (tmp_path / "dies.py").write_text("from faults import right\n")
+    assert isolation.run(check_of(faults.right, keys=10)).status is Status.NOT_RUN  # it is not started again for each
     isolation.close()
     assert refused.status is Status.NOT_RUN
     told = "before anything ran the process died: exit code 1: no such thing"
