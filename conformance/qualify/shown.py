@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from conformance.matrix.cells import Cell, State
 from conformance.matrix.shown import SIGNS
+from conformance.qualify.defects import Defect
 from conformance.qualify.table import Row, Table, Tried, word
 
 LEGEND = (
@@ -40,6 +41,10 @@ def as_text(tables: Sequence[Table]) -> Iterator[str]:
         for block in _blocks(columns, width - max(map(len, names))):
             yield from _aligned([list(line) for line in zip(names, *block, strict=True)])
             yield ""
+        for defect in table.defects:
+            yield f"{_kind(defect)}, {_seen(defect, table)}: {defect.reason}"
+            yield f"    {defect.check}   {defect.issue}"
+        yield ""
     yield from LEGEND
     yield ""
     yield verdict(tables)
@@ -58,6 +63,11 @@ def as_markdown(tables: Sequence[Table]) -> Iterator[str]:
         yield _row(["---"] * (2 + len(table.versions)))
         for row in table.rows:
             yield _row([row.name, *map(_cell, row.cells), row.claim])
+        if table.defects:
+            yield ""
+            yield _row(["seen in", "checks, at most", "as", "what", "for instance"])
+            yield _row(["---"] * 5)
+            yield from (_row(_defect(defect, table)) for defect in table.defects)
     yield from ("", "```", *LEGEND, "```")
 
 
@@ -108,6 +118,24 @@ def _cell(cell: Cell) -> str:
     return f"{SIGNS[cell.state]:2} {cell.counts[State.PASS]}/{cell.ran}/{cell.total} {word(cell)}"
 
 
+def _defect(defect: Defect, table: Table) -> list[str]:
+    how = f"{_kind(defect)}: {', '.join(defect.statuses)}"
+    most = str(max(count or 0 for count in defect.counts))
+    return [_seen(defect, table), most, how, f"{defect.reason} ({defect.issue})", f"`{defect.check}`"]
+
+
+def _kind(defect: Defect) -> str:
+    return "declared gap" if defect.is_gap else "finding"
+
+
+def _seen(defect: Defect, table: Table) -> str:
+    """In which versions, and of which nothing is known."""
+    unknown = [version.name for version, count in zip(table.versions, defect.counts, strict=True) if count is None]
+    if len(unknown) == len(table.versions) - 1:
+        return defect.seen
+    return defect.seen + (f" (unknown in {', '.join(unknown)})" if unknown else "")
+
+
 def _blocks(columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
     """Columns in their order, as many side by side as fit, one at least."""
     block: list[list[str]] = []
@@ -143,6 +171,7 @@ def _table(table: Table) -> dict[str, object]:
             for one in table.versions
         ],
         "features": [_feature(row) for row in table.rows],
+        "defects": [asdict(defect) for defect in table.defects],
     }  # fmt: skip
 
 

@@ -42,6 +42,23 @@ def claim(versions: Sequence[str], ways: Sequence[Way]) -> str:
     return ", ".join(_parts(versions, ways, spans))
 
 
+def seen(versions: Sequence[str], ways: Sequence[Way]) -> str:
+    """`0.1.15`; `0.1.9-0.1.15`; `since 0.1.16`; `throughout`: those versions that are BROKEN, one after the other.
+
+    A version that is not known neither begins nor ends a span.
+    """
+    known = [at for at, way in enumerate(ways) if way is not Way.UNKNOWN]
+    spans = [span for span in _spans(known, ways) if span.way is Way.BROKEN]
+    return ", ".join(_named(versions, span, known) for span in spans)
+
+
+def _named(versions: Sequence[str], span: Span, known: Sequence[int]) -> str:
+    first, last = versions[span.first], versions[span.last]
+    if span.last == known[-1] and len(known) > 1:
+        return "throughout" if span.first == known[0] else f"since {first}"
+    return first if first == last else f"{first}-{last}"
+
+
 def _spans(known: Sequence[int], ways: Sequence[Way]) -> Iterator[Span]:
     for way, some in groupby(known, key=lambda at: ways[at]):
         first, *others = some

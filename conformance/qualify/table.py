@@ -18,6 +18,7 @@ from conformance.check import Check
 from conformance.features import FEATURES, Feature
 from conformance.matrix.cells import Came, Cell, State, matrix
 from conformance.matrix.columns import Column, System, joined
+from conformance.qualify.defects import Defect, OfVersion, defects
 from conformance.qualify.spans import Way, claim
 from conformance.record import Record, read
 from conformance.status import Status
@@ -98,11 +99,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by feature over versions, in the order of versions; a row that no check has is left out."""
+    """Rows by feature over versions, in the order of versions; a row that no check has is left out.
+
+    `defects` are those that were seen on the table's target.
+    """
 
     setting: Setting
     versions: list[Tried]
     rows: list[Row]
+    defects: list[Defect]
 
 
 def of_paths(paths: Iterable[Path], asked: Asked | None = None) -> list[Table]:
@@ -176,23 +181,25 @@ def _asked(column: Column, asked: Asked | None) -> Column:
 def _table(setting: Setting, columns: list[Column], built: Mapping[str, list[Column]]) -> Table:
     everything = [column for some in (columns, *built.values()) for column in some]
     keys = _in_order(dict.fromkeys((column.system.version, column.system.commit) for column in everything))
-    rows = [(feature, _placed(keys, columns, cells)) for feature, cells in _by_feature(columns)]
+    ran = matrix(columns).came
+    rows = [(feature, _placed(keys, columns, cells)) for feature, cells in _by_feature(columns, ran)]
     for arch, some in built.items():
         came = matrix(some).came
         cells = [Cell(tuple(of_version.values())) for of_version in came]
         rows.append((features.built_for(arch), _placed(keys, some, cells)))
     tried = [_tried(key, keys, [column for column in everything if _key(column) == key], columns) for key in keys]
     names = [one.name for one in tried]
+    of_key = {_key(column): of_version for column, of_version in zip(columns, ran, strict=True)}
     return Table(
         setting,
         tried,
         [Row(feature.name, feature.meaning, cells, claim(names, list(map(way, cells)))) for feature, cells in rows],
+        defects(names, [of_key.get(key) for key in keys]),
     )
 
 
-def _by_feature(columns: list[Column]) -> list[tuple[Feature, list[Cell]]]:
+def _by_feature(columns: list[Column], came: Sequence[OfVersion]) -> list[tuple[Feature, list[Cell]]]:
     """The rows that some check has, with a cell for each column."""
-    came = matrix(columns).came
     checks = {name: Check.parse(name) for column in columns for name in column.results}
     having: dict[str, list[str]] = defaultdict(list)
     for name, check in checks.items():

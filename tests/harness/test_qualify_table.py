@@ -12,7 +12,8 @@ import pytest
 from conformance.check import Check
 from conformance.matrix.cells import State
 from conformance.plan import Plan
-from conformance.qualify.spans import Way, claim
+from conformance.qualify.shown import as_markdown
+from conformance.qualify.spans import Way, claim, seen
 from conformance.qualify.table import Row, Table, of_paths, word
 from conformance.record import BadRecord, Writer, digest
 
@@ -59,6 +60,25 @@ STATES = {"w": Way.WORKS, "b": Way.BROKEN, "r": Way.REFUSED, "?": Way.UNKNOWN}
 )
 def test_spans_in_words(ways: str, said: str) -> None:
     assert claim([f"v{at}" for at in range(len(ways))], [STATES[way] for way in ways]) == said
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        ("www", ""),
+        ("b", "v0"),
+        ("bb", "throughout"),
+        ("?bb", "throughout"),
+        ("bbw", "v0-v1"),
+        ("bw?", "v0"),
+        ("wb?", "since v1"),
+        ("wb", "since v1"),
+        ("wbbw", "v1-v2"),
+        ("bwb", "v0, since v2"),
+    ],
+)
+def test_where_a_defect_was_seen(ways: str, said: str) -> None:
+    assert seen([f"v{at}" for at in range(len(ways))], [STATES[way] for way in ways]) == said
 
 
 @pytest.fixture
@@ -170,3 +190,30 @@ def test_two_commits_of_one_version_are_told_apart(record: Record) -> None:
 def test_results_of_another_oracle_do_not_stand_beside(record: Record) -> None:
     with pytest.raises(BadRecord, match="cannot stand side by side: the inputs or the oracle"):
         of_paths([record("0.1.15", {PLAIN: PASS}), record("0.1.16", {PLAIN: PASS}, digest="0")])
+
+
+def test_each_finding_and_each_gap_says_in_which_versions_it_was_seen(record: Record) -> None:
+    """A known one, in two versions; a declared gap, in the first; what nothing explains is neither."""
+    windowless = "prefill-causal-bf16-b2-q40+23-h4:2-d64-p16-kv40+23-w0:0-t1-packed-random"
+    known = MISMATCH | {"path": "prefill.mha"}
+    (table,) = of_paths(
+        [
+            record("0.1.14", {PLAIN: ABSENT, windowless: ABSENT, DRAFT: ABSENT}),
+            record("0.1.15", {PLAIN: MISMATCH, windowless: known, DRAFT: GAP}),
+            record("0.1.16", {PLAIN: MISMATCH, windowless: known, DRAFT: PASS}),
+        ]
+    )
+    finding, gap = table.defects
+    assert (finding.check, finding.counts, finding.seen, finding.is_gap) == (
+        windowless,
+        (None, 1, 1),
+        "throughout",
+        False,
+    )
+    assert "A window of 0 keys to the left" in finding.reason
+    assert (gap.check, gap.counts, gap.seen, gap.is_gap) == (DRAFT, (None, 1, 0), "0.1.15", True)
+    shown = [line for line in as_markdown([table]) if windowless in line or DRAFT in line]
+    assert [line.split(" | ")[0] for line in shown] == [
+        "| throughout (unknown in 0.1.14)",
+        "| 0.1.15 (unknown in 0.1.14)",
+    ]
