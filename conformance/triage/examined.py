@@ -25,7 +25,7 @@ from conformance.triage.trials import Trials
 CANDIDATES = 3
 """So many of a cluster are tried, the best first, where those before pass here."""
 
-MOST_ASKED, STARTING = 30.0, 30.0
+MOST_ASKED, STARTING = 30.0, 90.0
 """Seconds for asking mistakes, and those that `explain` may take besides: to import AITER, and to run the case."""
 
 WORDS = ("share", "where", "columns", "only", "key", "looks", "or", "partly")

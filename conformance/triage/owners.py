@@ -71,8 +71,8 @@ def _entries(backend: Backend, kernels: Collection[str]) -> Iterator[tuple[Seque
 
 
 def _owner(modules: Sequence[str], function: str, root: Path | None) -> Owner:
-    for module in modules if root else ():
-        if (file := _file(root, module)) is not None:
+    for module in modules:
+        if root is not None and (file := _file(root, module)) is not None:
             launched = sorted(dict.fromkeys(_Calls(root).kernels(module, (function,))))
             return Owner(function, str(file.relative_to(root)), tuple(launched))
     return Owner(function)

@@ -126,7 +126,7 @@ def _lines(one: Triaged) -> Iterator[tuple[str, str]]:
     if not asked:
         told = sum(cluster.looks.values())
         for looks, count in cluster.looks.most_common(MOST_LOOKS):
-            yield "looks", f"{looks} ({count} of the {told} in which the record names a mistake)"
+            yield "looks", f"{looks} (in the record, of {count} of {told})"
     yield from asked
     if common := _common(cluster):
         yield "common", common

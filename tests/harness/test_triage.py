@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,12 +17,16 @@ from conformance.expectations import findings as found
 from conformance.expectations.findings import Finding
 from conformance.features import BY_NAME
 from conformance.matrix import of_records
+from conformance.outcome import Outcome
 from conformance.plan import Plan
 from conformance.record import Writer, digest
+from conformance.system import choose
 from conformance.triage.clusters import MANY, Cluster, clusters, kernel_of
 from conformance.triage.commands import commands
+from conformance.triage.examined import Examined, Examiner, NothingRuns
 from conformance.triage.owners import owners, raised_in
 from conformance.triage.traits import common
+from conformance.triage.trials import Trials
 from tests.harness.conftest import Done
 from tests.harness.small_aiter import Checkout
 from tests.harness.small_aiter import found as located
@@ -345,14 +350,8 @@ def test_what_stands_for_a_cluster_is_run_explained_and_shrunk(record: RecordOf,
     assert "smaller" in done.err
 
 
-def test_what_does_not_fail_here_and_what_kills_its_process_is_said(
-    record: RecordOf, command: Callable[..., Done]
-) -> None:
+def test_a_kernel_that_kills_its_process_kills_nothing_else(record: RecordOf, command: Callable[..., Done]) -> None:
     case = DRAFT.format(page=16, layout="packed")
-    path = record({case: WRONG | {"path": ""}}, backend="tests.harness.answers:right", target="cpu")
-    done = command("triage", path, "--seconds", "60")
-    assert (done.code, "does not fail here, as far as was tried (1 of 1)" in done.out) == (1, True), done.printed
-    path.unlink()
     path = record({case: WRONG | {"path": ""}}, backend="tests.harness.answers:dies", target="cpu")
     done = command("triage", path, "--seconds", "2")  # for which the shrinking gets none
     assert done.code == 1, done.printed
@@ -360,10 +359,80 @@ def test_what_does_not_fail_here_and_what_kills_its_process_is_said(
     assert "explain ended with exit code 42, and no answer" in done.out
 
 
-def test_time_that_runs_out_is_said_and_what_is_known_is_kept(record: RecordOf, command: Callable[..., Done]) -> None:
+class Answers:
+    """Stands for trials in child processes: each check comes to the result that `result` gives."""
+
+    def __init__(self, result: Callable[[Check], dict[str, str]]) -> None:
+        self.result, self.asked = result, list[str]()
+        self.isolation = SimpleNamespace(time_limit=60.0)
+
+    @property
+    def count(self) -> int:
+        return len(self.asked)
+
+    def run(self, check: Check) -> Outcome:
+        self.asked.append(check.id)
+        return Outcome(dict(self.result(check)), "")
+
+
+def examined(cluster: Cluster, answers: Answers, seconds: float) -> Examined:
+    into = Examined()
+    Examiner(choose("torch", "cpu", None), cast(Trials, answers), lambda _: None).examine(cluster, into, seconds)
+    return into
+
+
+def test_several_are_tried_before_a_cluster_is_said_not_to_fail_here(record: RecordOf) -> None:
+    cases = [DRAFT.format(page=page, layout="packed") for page in (1, 2, 4, 8, 16)]
+    (cluster,) = of(record(dict.fromkeys(cases, WRONG)))
+    answers = Answers(lambda _: PASS)
+    into = examined(cluster, answers, 60.0)
+    assert answers.asked == [one.check.id for one in cluster.candidates[:3]]
+    assert into.notes == ["does not fail here, as far as was tried (3 of 5)"]
+    assert not into.smallest
+
+
+def test_where_nothing_runs_no_cluster_is_examined(record: RecordOf) -> None:
+    (cluster,) = of(record({DRAFT.format(page=16, layout="packed"): WRONG}))
+    with pytest.raises(NothingRuns, match="no GPU"):
+        examined(cluster, Answers(lambda _: {"status": "NOT RUN", "reason": "no GPU"}), 60.0)
+
+
+def test_graphs_are_not_asked_of_a_target_that_captures_none(record: RecordOf) -> None:
+    (cluster,) = of(record({f"graph.replay/{DRAFT.format(page=16, layout='packed')}": WRONG}))
+    answers = Answers(lambda _: WRONG)
+    assert examined(cluster, answers, 60.0).notes == ["target cpu cannot show it"]
+    assert not answers.asked
+
+
+def test_time_that_runs_out_keeps_the_smallest_so_far(record: RecordOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run takes a second by this clock; the first, and the first smaller case, take two of the two and a half."""
+    (cluster,) = of(record({f"pages.renamed/{DRAFT.format(page=16, layout='packed')}": WRONG}))
+    now = [0.0]
+
+    def answer(_: Check) -> dict[str, str]:
+        now[0] += 1.0
+        return WRONG
+
+    monkeypatch.setattr("conformance.triage.examined.monotonic", lambda: now[0])
+    monkeypatch.setattr(Examiner, "_explain", lambda *_: None)
+    answers = Answers(answer)
+    into = examined(cluster, answers, 2.5)
+    assert (into.smallest, into.runs) == (answers.asked[-1], 3)
+    assert into.smallest != cluster.candidates[0].check.id
+    assert into.notes == ["stopped after 2s (--seconds)"]
+    assert answers.isolation.time_limit == 60.0
+
+
+def test_an_interrupt_keeps_what_is_done(
+    record: RecordOf, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Examiner, cluster: Cluster, into: Examined, seconds: float) -> None:
+        into.smallest = f"{cluster.candidates[0].check.id} made small"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Examiner, "examine", interrupted)
     case = DRAFT.format(page=16, layout="packed")
-    path = record({case: WRONG | {"path": ""}}, backend="tests.harness.answers:wrong", target="cpu")
-    done = command("triage", path, "--seconds", "0.001")
-    assert done.code == 1, done.printed
-    assert "stopped after 0s (--seconds)" in done.out
-    assert f"case     {case}" in done.out
+    done = command("triage", record({case: WRONG}, backend="torch", target="cpu"))
+    assert done.code == 3
+    assert f"smallest {case} made small" in done.out
+    assert "interrupted: the page has what was done" in done.err
