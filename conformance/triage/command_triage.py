@@ -156,8 +156,9 @@ class _Work:
         own, spec = self.column.system, self.asked.option("--aiter")
         if spec and source is None:
             return [f"The record's AITER is not here, so that its source was not read: {spec}"]
-        another = source is not None and (source.version != own.version or own.commit not in ("", source.commit))
-        return [f"Read and run is AITER {source.described}, the record's is {own.described}"] if another else []
+        if source is not None and (source.version != own.version or own.commit not in ("", source.commit)):
+            return [f"Read and run is AITER {source.described}, the record's is {own.described}"]
+        return []
 
     def _triaged(self, at: int, source: AiterSource | None) -> Triaged:
         from conformance.backends import UnknownBackend, load

@@ -131,9 +131,11 @@ class Examiner:
                 [sys.executable, "-m", "conformance", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                 check=False, env=environment, timeout=seconds + STARTING,
             )  # fmt: skip
-            said = json.loads(done.stdout.splitlines()[-1])
         except subprocess.TimeoutExpired:
             into.notes.append(f"explain gave no answer in {seconds + STARTING:.0f}s")
+            return
+        try:
+            said = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError):
             into.notes.append(f"explain ended with exit code {done.returncode}, and no answer")
         else:
