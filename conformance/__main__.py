@@ -28,6 +28,7 @@ from conformance.summary import header_lines
 from conformance.system import NotReady, choose
 from conformance.triage import command as explaining
 from conformance.triage import command_bisect, command_shrink, command_triage
+from conformance.triage.repro import command as command_repro
 
 CONFORMANT, NOT_CONFORMANT, BAD_USAGE, NOTHING_RAN = range(4)
 
@@ -152,7 +153,7 @@ def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_triage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands that find out about a check that fails."""
-    for command in (command_triage, command_shrink, command_bisect):
+    for command in (command_triage, command_shrink, command_repro, command_bisect):
         command.add(commands)
 
 

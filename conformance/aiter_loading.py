@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from conformance.aiter_source import AiterSource
 
 
+Hear = Callable[[str, str, Callable[..., Any]], Callable[..., Any]]
+"""Given a module, a function's name and the function: what is to be called in its place."""
+
+_hearing: list[Hear] = []
+
+
 class AiterNotLoadable(Exception):
     """AITER is there but its kernels cannot be had; the message is one sentence that names the cause."""
 
@@ -52,9 +58,22 @@ def load_kernel(source: AiterSource, target: Target, module_names: Sequence[str]
     _provide_package(source, target)
     module = _import(name, source)
     try:
-        return getattr(module, function)
+        kernel = getattr(module, function)
     except AttributeError:
         raise KernelAbsent(f"AITER {source.described} has no {function} in {name}") from None
+    for hear in _hearing:
+        kernel = hear(name, function, kernel)
+    return kernel
+
+
+@contextmanager
+def heard_by(hear: Hear) -> Iterator[None]:
+    """Each kernel that is loaded meanwhile is called through what `hear` makes of it."""
+    _hearing.append(hear)
+    try:
+        yield
+    finally:
+        _hearing.remove(hear)
 
 
 def is_rocm_build(source: AiterSource, target: Target) -> bool:

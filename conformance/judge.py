@@ -121,7 +121,7 @@ def _within(
         return Verdict(Status.MISMATCH, rule, figures, worst, wrong)
     limit = CASE_NOISE_LIMIT
     if figures.noise > limit:
-        limit = case_noise_limit(_independent_rows(want_out))
+        limit = case_noise_limit(independent_rows(want_out))
     if figures.noise > limit:
         reason = "the case has more error than rounding makes"
         return Verdict(Status.MISMATCH, reason, figures, worst, noise_limit=limit)
@@ -140,7 +140,7 @@ def elements_out(out: Tensor, want: Attention, allowed: Allowance) -> Tensor:
     return ~(_ratio(error, allowed.bound) <= 1) | (row_noise > ROW_NOISE_LIMIT)[..., None]
 
 
-def _independent_rows(want: Tensor) -> int:
+def independent_rows(want: Tensor) -> int:
     """Rows of `want` [T, Hq, D] that differ: equal ones are rounded alike, so that they are one sample of an error."""
     return len(want.float().flatten(0, 1).unique(dim=0))
 

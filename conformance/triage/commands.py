@@ -1,4 +1,4 @@
-"""The commands that go on from a cluster: run, explain, shrink, bisect."""
+"""The commands that go on from a cluster: run, explain, shrink, repro, bisect."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def commands(
         yield "explain", _command("explain", options, check.id)
     if not smallest:
         yield "shrink", _command("shrink", options, check.id)
+    if check.relation is None and not builds and source is not None:
+        yield "repro", _command("repro", options, "-o", "bundle", smallest or check.id)
     if source is not None and source.repository is not None:
         yield from _bisect(Check.parse(smallest or check.id), options, source, finding)
 
