@@ -286,7 +286,7 @@ def test_the_ends_of_a_bisection_are_those_of_the_finding(
         f"python -m conformance bisect --backend aiter --target interpreter --aiter {checkout.path} {ends} {check.id}"
     )
     assert told.get("bisect", "") == (wanted if ends else "")
-    assert [*told] == ["run", "explain", "shrink", *(["bisect"] if ends else [])]
+    assert [*told] == ["run", "explain", "shrink", "repro", *(["bisect"] if ends else [])]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
