@@ -72,6 +72,8 @@ def _attempt(random: Random) -> Case:
     per_head, q_dtype = random.random() < 0.3, random.choice(CACHE_DTYPES)
     if case.cache_dtype and kv_heads > 1:
         case = replace(case, per_head_descales=per_head)
+    if case.cache_dtype and batch > 1 and not case.shared_pages:
+        case = replace(case, per_sequence_descales=random.random() < 0.3)
     if random.random() < 0.1:
         case = replace(case, q_dtype=q_dtype)
     return step_of(case, threshold, prefills=prefills, chunk=chunk) if random.random() < 0.2 else case

@@ -72,7 +72,10 @@ def cases(draw: st.DrawFn) -> Case:
         prefills = draw(st.lists(st.booleans(), min_size=case.batch, max_size=case.batch))
         chunk = draw(st.sampled_from((0, 64, 16, 100)))
         case = step_of(case, draw(st.sampled_from(THRESHOLDS)), prefills=prefills, chunk=chunk)
-    return replace(case, page_order=draw(st.sampled_from(_page_orders(case))))
+    case = replace(case, page_order=draw(st.sampled_from(_page_orders(case))))
+    if case.cache_dtype and case.batch > 1 and not case.shared_pages:
+        case = replace(case, per_sequence_descales=draw(_seldom(True, otherwise=False)))
+    return case
 
 
 def _seldom(*some: T, otherwise: T) -> st.SearchStrategy[T]:

@@ -186,6 +186,12 @@ def _what_the_space_of_decodes_has() -> Iterator[Constraint]:
         where={"causal": ["causal"], "bound": ["bounded"], "regime": DECODES_FAIL},
     )
     yield rule(
+        "single tokens beside a sequence without a query are refused where they are causal: smoke lists them",
+        (STEP, CAUSAL, THRESHOLD, IDLE),
+        lambda step, _, threshold, __: step not in WITH_DECODES or threshold != "1",
+        where={"causal": ["causal"], "beside": ["idle"]},
+    )
+    yield rule(
         "a row of padding is right in a batch that is not split",
         (STEP, CAUSAL, CONTEXT, IDLE),
         lambda step, _, context, __: step not in WITH_DECODES or int(context) < SPLIT_ABOVE,
