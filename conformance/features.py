@@ -6,7 +6,8 @@ unless it captures a graph: one that cannot be captured at 48 keys a page says n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,20 @@ def of(check: Check, results: Iterable[Mapping[str, Any]] = ()) -> list[Feature]
     """The features of a check, in the order of `FEATURES`, given lines of records that are its results."""
     judged = not isinstance(check.relation, GraphRelation) and any("lse" in result for result in results)
     return [feature for feature in FEATURES if feature.of(check) or (feature is LSE and judged)]
+
+
+def by_feature(
+    checks: Mapping[str, Check], results: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> list[tuple[Feature, list[str]]]:
+    """The features that some check has, in the order of `FEATURES`, each with the ids of its checks.
+
+    `results` are lines of records by id, of each record.
+    """
+    having: dict[str, list[str]] = defaultdict(list)
+    for name, check in checks.items():
+        for feature in of(check, [some.get(name, {}) for some in results]):
+            having[feature.name].append(name)
+    return [(feature, having[feature.name]) for feature in FEATURES if feature.name in having]
 
 
 # -- what rules are made of --------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ from reference import attention as oracle
 
 FORMAT = 1
 
+Result = dict[str, Any]
+"""A line of a record: what came of one check."""
+
 EXPECTED = ("entry", "status", "reason", "issue")
 """What a line says of the declared gap that it was expected to be."""
 
@@ -144,11 +147,15 @@ class Record:
         return named(backend, own if aiter else "", aiter)
 
     @property
+    def options(self) -> dict[str, str]:
+        """The options that chose its system, by name: `--target`, `--aiter`."""
+        words = self.run.get("options", [])
+        return dict(zip(words[::2], words[1::2], strict=False))
+
+    @property
     def target(self) -> str:
         """`gpu:gfx942`; what was asked for, `gpu`, where nothing ran on it."""
-        options = self.run.get("options", [])
-        asked = dict(zip(options[::2], options[1::2], strict=False)).get("--target", "?")
-        return self.header["environment"].get("target", asked)
+        return self.header["environment"].get("target", self.options.get("--target", "?"))
 
     @property
     def counts(self) -> Counter[Status]:

@@ -17,9 +17,9 @@ from conformance.expectations.entries import committed as declared
 from conformance.expectations.findings import Finding, committed
 from conformance.expectations.order import within
 from conformance.features import FEATURES, Feature
-from conformance.matrix.columns import Column, Result
+from conformance.matrix.columns import Column
 from conformance.matrix.paths import NONE, SEVERAL, paths, places, taken_by
-from conformance.record import BadRecord, fails
+from conformance.record import BadRecord, Result, fails
 from conformance.status import Status
 from conformance.summary import status_word
 

@@ -17,12 +17,9 @@ from conformance.backends import named
 from conformance.check import of_tier, shown_on
 from conformance.manifest import GROUPS, TIERS
 from conformance.plan import joint
-from conformance.record import BadRecord, Record, check_id, digest, read
+from conformance.record import BadRecord, Record, Result, check_id, digest, read
 from conformance.status import Status
 from conformance.targets import Target
-
-Result = dict[str, Any]
-"""A line of a record."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,14 @@ class System:
         """The target, as its record names it."""
         kind, _, arch = self.target.partition(":")
         return Target(kind, arch or kind, torch.device("cpu"))
+
+
+def order(version: str) -> tuple[bool, Version]:
+    """Sorts texts by the version that they are; those that are none come last."""
+    try:
+        return False, Version(version)
+    except InvalidVersion:
+        return True, Version("0")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from conformance.case import DECODE, Case
 from conformance.check import Check
 from conformance.features import MIXED, Feature
-from conformance.matrix.columns import Result
+from conformance.record import Result
 
 NONE = "no path"
 """Where nothing answered, and nothing tells what would have."""

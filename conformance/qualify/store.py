@@ -22,12 +22,10 @@ from conformance.check import Check
 from conformance.plan import Plan, joint
 from conformance.qualify.places import Place
 from conformance.qualify.versions import Version
-from conformance.record import BadRecord, Record, check_id, digest, read, with_result
+from conformance.record import BadRecord, Record, Result, check_id, digest, read, with_result
 from conformance.status import Status
 
 DRAFT, SUPERSEDED, LOCK = ".draft", "superseded", ".lock"
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)

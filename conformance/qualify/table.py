@@ -11,13 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
-
 from conformance import features
 from conformance.check import Check
-from conformance.features import FEATURES, Feature
+from conformance.features import Feature
 from conformance.matrix.cells import Came, Cell, State, matrix
-from conformance.matrix.columns import Column, System, joined
+from conformance.matrix.columns import Column, System, joined, order
 from conformance.qualify.defects import Defect, OfVersion, defects
 from conformance.qualify.spans import Way, claim
 from conformance.record import Record, read
@@ -187,28 +185,23 @@ def _table(setting: Setting, columns: list[Column], built: Mapping[str, list[Col
         came = matrix(some).came
         cells = [Cell(tuple(of_version.values())) for of_version in came]
         rows.append((features.built_for(arch), _placed(keys, some, cells)))
-    tried = [_tried(key, keys, [column for column in everything if _key(column) == key], columns) for key in keys]
+    here = {_key(column): (column, of_version) for column, of_version in zip(columns, ran, strict=True)}
+    tried = [_tried(key, keys, [column for column in everything if _key(column) == key], here.get(key)) for key in keys]
     names = [one.name for one in tried]
-    of_key = {_key(column): of_version for column, of_version in zip(columns, ran, strict=True)}
     return Table(
         setting,
         tried,
         [Row(feature.name, feature.meaning, cells, claim(names, list(map(way, cells)))) for feature, cells in rows],
-        defects(names, [of_key.get(key) for key in keys]),
+        defects(names, [here[key][1] if key in here else None for key in keys]),
     )
 
 
 def _by_feature(columns: list[Column], came: Sequence[OfVersion]) -> list[tuple[Feature, list[Cell]]]:
     """The rows that some check has, with a cell for each column."""
     checks = {name: Check.parse(name) for column in columns for name in column.results}
-    having: dict[str, list[str]] = defaultdict(list)
-    for name, check in checks.items():
-        for feature in features.of(check, [column.results.get(name, {}) for column in columns]):
-            having[feature.name].append(name)
     return [
-        (feature, [Cell(tuple(of_version[name] for name in having[feature.name])) for of_version in came])
-        for feature in FEATURES
-        if feature.name in having
+        (feature, [Cell(tuple(of_version[name] for name in own)) for of_version in came])
+        for feature, own in features.by_feature(checks, [column.results for column in columns])
     ]
 
 
@@ -220,15 +213,17 @@ def _placed(keys: Sequence[Key], columns: Sequence[Column], cells: Sequence[Cell
     return tuple(some.get(key, lacking) for key in keys)
 
 
-def _tried(key: Key, keys: Sequence[Key], columns: Sequence[Column], running: Sequence[Column]) -> Tried:
-    """`columns` are those of the version: on the table's target, which counts where there is one, and built."""
+def _tried(key: Key, keys: Sequence[Key], columns: Sequence[Column], here: tuple[Column, OfVersion] | None) -> Tried:
+    """`columns` are those of the version, built ones too; that on the table's target, if it is there, counts alone."""
     version, commit = key
-    counted = [column for column in columns if any(column is one for one in running)] or columns
-    counts = Counter(one.state for of_version in matrix(counted).came for one in of_version.values())
+    if here is None:
+        counted, states = columns, [one.state for of_version in matrix(columns).came for one in of_version.values()]
+    else:
+        counted, states = [here[0]], [here[1][name].state for name in here[0].results]
     public = version.partition("+")[0] or "unknown"
     alike = sum((other.partition("+")[0] or "unknown") == public for other, _ in keys) > 1
     return Tried(
-        f"{public} {commit[:7]}".strip() if alike else public, version, commit, counts,
+        f"{public} {commit[:7]}".strip() if alike else public, version, commit, Counter(states),
         all(column.complete for column in columns), _cause(counted),
     )  # fmt: skip
 
@@ -252,11 +247,4 @@ def _cause(columns: Iterable[Column]) -> str:
 
 def _in_order(keys: Iterable[Key]) -> list[Key]:
     """By version; those that have none last, as they came."""
-
-    def order(key: Key) -> tuple[bool, Version]:
-        try:
-            return False, Version(key[0])
-        except InvalidVersion:
-            return True, Version("0")
-
-    return sorted(keys, key=order)
+    return sorted(keys, key=lambda key: order(key[0]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,14 +134,10 @@ def page(paths: Sequence[Path]) -> Page:
 
 def _rows(versions: Sequence[Tested], checks: Mapping[str, Check]) -> Iterator[Row]:
     """A feature whichever path it goes."""
-    names, having = list(checks), defaultdict(list)
-    for at, (name, check) in enumerate(checks.items()):
-        for feature in features.of(check, [version.column.results.get(name, {}) for version in versions]):
-            having[feature.name].append(at)
-    for feature in features.FEATURES:
-        if own := having[feature.name]:
-            cells = tuple(Cell(tuple(version.came[names[at]] for at in own)) for version in versions)
-            yield Row(feature, tuple(own), cells, tuple(_claims(versions, cells)))
+    number = {name: at for at, name in enumerate(checks)}
+    for feature, own in features.by_feature(checks, [version.column.results for version in versions]):
+        cells = tuple(Cell(tuple(version.came[name] for name in own)) for version in versions)
+        yield Row(feature, tuple(number[name] for name in own), cells, tuple(_claims(versions, cells)))
 
 
 def _claims(versions: Sequence[Tested], cells: Sequence[Cell]) -> Iterator[str]:

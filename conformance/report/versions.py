@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
-from packaging.version import InvalidVersion, Version
-
 from conformance.matrix import Column, Matrix, State, matrix
 from conformance.matrix.cells import Came
+from conformance.matrix.columns import order
 from conformance.qualify.table import Setting
 from conformance.record import Record
 from conformance.summary import duration
@@ -86,9 +85,8 @@ class Tested:
     @property
     def options(self) -> tuple[str, ...]:
         """What a command that runs one of its checks again says besides."""
-        given = self.column.records[0].run.get("options", [])
-        pairs = zip(given[::2], given[1::2], strict=False)
-        return tuple(word for name, value in pairs if name in RERUN for word in (name, value))
+        given = self.column.records[0].options
+        return tuple(word for name, value in given.items() if name in RERUN for word in (name, value))
 
     @property
     def command(self) -> str:
@@ -134,18 +132,14 @@ def in_series(versions: Iterable[Tested]) -> list[list[tuple[int, Tested]]]:
 def _ordered(columns: Sequence[Column]) -> list[Column]:
     """By series in the order in which they were named, and within one by version; those without one last."""
     series = list(dict.fromkeys(_series(column) for column in columns))
-    return sorted(columns, key=lambda column: (series.index(_series(column)), *_version(column)))
+    return sorted(
+        columns,
+        key=lambda column: (series.index(_series(column)), order(column.system.version), column.system.package),
+    )
 
 
 def _series(column: Column) -> Setting:
     return replace(Setting.of(column.records[0]), package="")
-
-
-def _version(column: Column) -> tuple[bool, Version, str]:
-    try:
-        return False, Version(column.system.version), column.system.package
-    except InvalidVersion:
-        return True, Version("0"), column.system.package
 
 
 def _names(columns: Sequence[Column]) -> Iterator[str]:
