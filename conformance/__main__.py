@@ -15,7 +15,7 @@ from conformance import __version__, backends, compare_shown, environment, expec
 from conformance import compare_sets as comparing
 from conformance import matrix as tabulating
 from conformance import merge as merging
-from conformance.asked import positive
+from conformance.asked import add_system, positive
 from conformance.case import BadCase
 from conformance.check import Check, of_tier
 from conformance.detect import options as options_of_detect
@@ -90,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz = commands.add_parser("fuzz", help="draw cases without end, and shrink the first that fails")
     fuzz.set_defaults(command=_fuzz)
     for command in (run, doctor, fuzz):
-        command.add_argument("--backend", help="aiter, torch, or package.module:function")
-        command.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu")
-        command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+        add_system(command)
     for command in (run, doctor):
         command.add_argument("--expectations", action="append", metavar="FILE",
                              help="known gaps, beside those that come with the suite; may be repeated")  # fmt: skip

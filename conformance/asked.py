@@ -1,5 +1,6 @@
-"""What a run of pytest was asked for: the suite or other tests, on which system; and the type of its numbers."""
+"""What a command or a run of pytest was asked for: a system, the suite or other tests; and the type of its numbers."""
 
+import argparse
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -21,6 +22,17 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
     number.__name__ = "positive number"  # how argparse calls it
     return number
+
+
+def add_system(
+    command: argparse.ArgumentParser,
+    backend: str = "aiter, torch, or package.module:function",
+    target: str = "gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu",
+) -> None:
+    """The options that choose a system; `backend` and `target` say which ones the command takes."""
+    command.add_argument("--backend", help=backend)
+    command.add_argument("--target", help=target)
+    command.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
 
 
 def for_suite(config: pytest.Config) -> bool:

@@ -110,7 +110,6 @@ class Isolation:
 
     def _alone(self, check: Check, before: str) -> str:
         """What comes of a check that was not the first of a process that died: an earlier one may have harmed it."""
-        self._child = None
         again = self.run(check)
         self.close()
         if again.status is Status.CRASH:
@@ -130,6 +129,11 @@ class Isolation:
 
     def _lost(self, check: Check, child: _Child, status: Status, reason: str) -> Outcome:
         return of_verdict(check, Verdict(status, reason), self.system, child.target or self.system.target_spec)
+
+
+def child_environment() -> dict[str, str]:
+    """That of a child which can import what this process can, a stranger's backend included."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 class _Refused(Exception):
@@ -156,11 +160,9 @@ class _Child:
         questions, self._questions = os.pipe()
         self._answers, answers = os.pipe()
         command = [sys.executable, "-m", "conformance.isolated", str(questions), str(answers), *system.options]
-        # What this process can import, a stranger's backend included, the child can.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
-            pass_fds=(questions, answers), env=environment,
+            pass_fds=(questions, answers), env=child_environment(),
         )  # fmt: skip
         os.close(questions)
         os.close(answers)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from conformance.asked import positive
+from conformance.asked import add_system, positive
 
 if TYPE_CHECKING:
     from conformance.backends import Answer
@@ -30,9 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain", help="a failing case: where it is wrong, and which mistake looks like that"
     )
     explain.add_argument("case", metavar="CASE")
-    explain.add_argument("--backend", help="aiter, torch, or package.module:function")
-    explain.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950] or cpu")
-    explain.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+    add_system(explain, target="gpu, interpreter[:gfx942|gfx950] or cpu")
     explain.add_argument("--seconds", type=positive(float), metavar="S", help="for asking mistakes (default: 60)")
     explain.add_argument("--format", choices=("text", "json"), default="text")
     explain.set_defaults(command=main)

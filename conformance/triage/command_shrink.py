@@ -7,6 +7,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from conformance.asked import add_system
 from conformance.check import Check, to_build
 from conformance.status import Status
 from conformance.summary import duration
@@ -22,9 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The subparser, with its options."""
     shrink = commands.add_parser("shrink", help="the smallest case that fails as a check does")
     shrink.add_argument("case", metavar="CASE", help="the id of a case, or RELATION/ID")
-    shrink.add_argument("--backend", help="aiter, torch, or package.module:function")
-    shrink.add_argument("--target", help="gpu, interpreter[:gfx942|gfx950], compile:gfx942, compile:gfx950 or cpu")
-    shrink.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+    add_system(shrink)
     shrink.set_defaults(command=main)
 
 

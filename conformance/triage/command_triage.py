@@ -86,17 +86,16 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
 class _Asked:
     """The options that choose the system: the record's own, but for what the user names."""
 
-    words: tuple[str, ...]
+    words: dict[str, str]
 
     @classmethod
     def of(cls, record: Record, options: argparse.Namespace) -> _Asked:
-        recorded = record.run.get("options", [])
-        words = {"--backend": record.run.get("backend", "")} | dict(zip(recorded[::2], recorded[1::2], strict=False))
+        words = {"--backend": record.run.get("backend", "")} | record.options
         words |= {f"--{name}": value for name in ("aiter", "target") if (value := getattr(options, name)) is not None}
-        return cls(tuple(word for name in NAMES if words.get(name) for word in (name, words[name])))
+        return cls({name: words[name] for name in NAMES if words.get(name)})
 
     def option(self, name: str) -> str | None:
-        return dict(zip(self.words[::2], self.words[1::2], strict=True)).get(name)
+        return self.words.get(name)
 
 
 class _Work:

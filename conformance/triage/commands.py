@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from packaging.version import InvalidVersion, Version
 
@@ -12,8 +13,8 @@ from conformance.check import Check
 from conformance.expectations.entries import BEGINNING
 from conformance.expectations.findings import Finding
 
-Options = Sequence[str]
-"""Words that choose a system: `--backend aiter --target interpreter --aiter REPO@REF`."""
+Options = Mapping[str, str]
+"""What chooses a system, by name: `--backend`, `--target`, `--aiter`."""
 
 
 def commands(
@@ -21,7 +22,7 @@ def commands(
 ) -> Iterator[tuple[str, str]]:
     """Each with its word: of the smallest check where there is one, else of `check`; nothing that was done already."""
     yield "run", _command("run", options, "--case", smallest or check.id)
-    builds = dict(zip(options[::2], options[1::2], strict=False)).get("--target", "").startswith("compile")
+    builds = options.get("--target", "").startswith("compile")
     if check.relation is None and not builds and not explained:
         yield "explain", _command("explain", options, check.id)
     if not smallest:
@@ -47,10 +48,9 @@ def _bisect(check: Check, options: Options, source: AiterSource, finding: Findin
         ends = ["--good", before[-1], "--bad", here]
     else:
         return
-    words = dict(zip(options[::2], options[1::2], strict=False))
-    repository, _ = path_and_ref(words["--aiter"]) if "--aiter" in words else (source.repository.path, None)
-    kept = [word for name in ("--backend", "--target") if name in words for word in (name, words[name])]
-    yield "bisect", _command("bisect", [*kept, "--aiter", str(repository)], *ends, check.id)
+    repository, _ = path_and_ref(options["--aiter"]) if "--aiter" in options else (source.repository.path, None)
+    kept = {name: value for name, value in options.items() if name != "--aiter"}
+    yield "bisect", _command("bisect", kept | {"--aiter": str(repository)}, *ends, check.id)
 
 
 def _version(source: AiterSource) -> Version | None:
@@ -61,4 +61,4 @@ def _version(source: AiterSource) -> Version | None:
 
 
 def _command(name: str, options: Options, *words: str) -> str:
-    return shlex.join(["python", "-m", "conformance", name, *options, *words])
+    return shlex.join(["python", "-m", "conformance", name, *chain(*options.items()), *words])

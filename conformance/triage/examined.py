@@ -6,7 +6,6 @@ Every run is in a child process that may die, and all of a cluster's in so many 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from time import monotonic
 
 from conformance.check import Check
 from conformance.graphs import GraphRelation
+from conformance.isolate import child_environment
 from conformance.status import Status
 from conformance.system import System
 from conformance.triage.clusters import Cluster, Failure
@@ -125,11 +125,10 @@ class Examiner:
         seconds = min(MOST_ASKED, max(1.0, (ends - monotonic()) / 3))
         self.say(f"explains {check.case.id}")
         words = ["explain", *self.system.options, "--format", "json", "--seconds", f"{seconds:.1f}", check.case.id]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "conformance", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                check=False, env=environment, timeout=seconds + STARTING,
+                check=False, env=child_environment(), timeout=seconds + STARTING,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             into.notes.append(f"explain gave no answer in {seconds + STARTING:.0f}s")

@@ -49,7 +49,8 @@ def _others(case: Case) -> Iterator[tuple[str, Case]]:
         ("random inputs", {"regime": "random"}),
         ("no window", {"window": (-1, -1)}),
         ("a bound of its own longest sequence", {"max_keys": 0}),
-        ("caches of its own dtype", {"cache_dtype": "", "per_head_descales": False, "q_dtype": ""}),
+        ("caches of its own dtype",
+         {"cache_dtype": "", "per_head_descales": False, "per_sequence_descales": False, "q_dtype": ""}),
     ]  # fmt: skip
     for words, change in changes:
         try:

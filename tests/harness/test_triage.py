@@ -280,7 +280,7 @@ def test_the_ends_of_a_bisection_are_those_of_the_finding(
     source = located(f"{checkout.path}@v0.1.2")
     known = finding(since=since, until=until) if since else None
     check = Check.parse(DRAFT.format(page=16, layout="packed"))
-    options = ["--backend", "aiter", "--target", "interpreter", "--aiter", f"{checkout.path}@v0.1.2"]
+    options = {"--backend": "aiter", "--target": "interpreter", "--aiter": f"{checkout.path}@v0.1.2"}
     told = dict(commands(check, "", False, options, source, known))
     wanted = (
         f"python -m conformance bisect --backend aiter --target interpreter --aiter {checkout.path} {ends} {check.id}"

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conformance.asked import add_system
+
 if TYPE_CHECKING:
     from conformance.backends import Answer, Backend
     from conformance.case import Case
@@ -38,9 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     repro = commands.add_parser("repro", help="a failing case as a bundle for an AITER issue: tensors, script and text")
     repro.add_argument("case", metavar="CASE")
     repro.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or an empty folder")
-    repro.add_argument("--backend", help="aiter, or another that calls AITER")
-    repro.add_argument("--target", help="gpu or interpreter[:gfx942|gfx950]")
-    repro.add_argument("--aiter", metavar="SOURCE", help="a source tree, or a git repository and @REF")
+    add_system(repro, backend="aiter, or another that calls AITER", target="gpu or interpreter[:gfx942|gfx950]")
     repro.set_defaults(command=main)
 
 
