@@ -63,6 +63,7 @@ class Came:
     word: str  # the status, or `PASS, not ERROR`
     note: Note | None = None
     reason: str = ""
+    about: tuple[str, ...] = ()  # the features that a finding is about: it says nothing about others of the check
 
 
 @dataclass(frozen=True)
@@ -217,5 +218,5 @@ class _Explained:
         for finding in self._findings:
             if any(finding.explains(name, having, path, status) for path in concerned):
                 note = Note(State.FINDING, finding.failure.reason, finding.failure.issue)
-                return Came(name, State.FINDING, status, note, reason)
+                return Came(name, State.FINDING, status, note, reason, tuple(one.name for one in finding.features))
         return Came(name, State.UNEXPLAINED, status_word(result), reason=reason)

@@ -17,6 +17,7 @@ LEGEND = (
     "  +  all passed                          -  some were refused in words, and the rest passed",
     "  ?  some were not run                   ~  some fail as a declared gap expects",
     "  x  some fail, by a known finding       !! some fail, and nothing explains it",
+    "A row works, but for what docs/findings.md lays to other features of the checks that fail.",
 )
 
 CLAIM = "computed from these"

@@ -16,8 +16,8 @@ from conformance.check import Check
 from conformance.features import Feature
 from conformance.matrix.cells import Came, Cell, State, matrix
 from conformance.matrix.columns import Column, System, joined, order
+from conformance.qualify.claims import claimed
 from conformance.qualify.defects import Defect, OfVersion, defects
-from conformance.qualify.spans import Way, claim
 from conformance.record import Record, read
 from conformance.status import Status
 
@@ -139,16 +139,6 @@ def word(cell: Cell) -> str:
     return {State.NOT_RUN: Status.NOT_RUN, State.REFUSED: Status.UNSUPPORTED}.get(cell.state, Status.PASS)
 
 
-def way(cell: Cell) -> Way:
-    """How a version serves a row. One that refuses some of it in words, and gets the rest right, serves it."""
-    counts = cell.counts
-    if counts[State.UNEXPLAINED] or counts[State.FINDING] or counts[State.GAP]:
-        return Way.BROKEN
-    if counts[State.NOT_RUN] or not cell.total:
-        return Way.UNKNOWN
-    return Way.WORKS if counts[State.PASS] else Way.REFUSED
-
-
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +181,7 @@ def _table(setting: Setting, columns: list[Column], built: Mapping[str, list[Col
     return Table(
         setting,
         tried,
-        [Row(feature.name, feature.meaning, cells, claim(names, list(map(way, cells)))) for feature, cells in rows],
+        [Row(feature.name, feature.meaning, cells, claimed(feature.name, names, cells)) for feature, cells in rows],
         defects(names, [here[key][1] if key in here else None for key in keys]),
     )
 

@@ -13,8 +13,7 @@ from conformance.check import Check
 from conformance.features import Feature
 from conformance.matrix import Cell, State, of_records
 from conformance.matrix.cells import Note
-from conformance.qualify.spans import claim
-from conformance.qualify.table import way
+from conformance.qualify.claims import claimed
 from conformance.report.changes import Answer, Pair, answers, pairs
 from conformance.report.heat import HeatMap, main_maps
 from conformance.report.margins import Margin, margins
@@ -137,12 +136,12 @@ def _rows(versions: Sequence[Tested], checks: Mapping[str, Check]) -> Iterator[R
     number = {name: at for at, name in enumerate(checks)}
     for feature, own in features.by_feature(checks, [version.column.results for version in versions]):
         cells = tuple(Cell(tuple(version.came[name] for name in own)) for version in versions)
-        yield Row(feature, tuple(number[name] for name in own), cells, tuple(_claims(versions, cells)))
+        yield Row(feature, tuple(number[name] for name in own), cells, tuple(_claims(feature, versions, cells)))
 
 
-def _claims(versions: Sequence[Tested], cells: Sequence[Cell]) -> Iterator[str]:
+def _claims(feature: Feature, versions: Sequence[Tested], cells: Sequence[Cell]) -> Iterator[str]:
     for some in in_series(versions):
-        yield claim([version.version for _, version in some], [way(cells[at]) for at, _ in some])
+        yield claimed(feature.name, [version.version for _, version in some], [cells[at] for at, _ in some])
 
 
 def _failures(
