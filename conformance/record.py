@@ -7,6 +7,7 @@ incomplete, and `read` says so. A line keeps the true status where a failure was
 
 import hashlib
 import json
+import lzma
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -163,7 +164,10 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    """Read a record; one that was cut short, even within a line, keeps what it has. Raises BadRecord."""
+    """Read a record, or one that xz made small; one that was cut short, even within a line, keeps what it has.
+
+    Raises BadRecord.
+    """
     header, *entries = _entries(path)
     cases, footer = [], None
     for number, entry in enumerate(entries, 2):
@@ -185,8 +189,9 @@ def read(path: Path) -> Record:
 def _entries(path: Path) -> list[Any]:
     """The lines of a record, the first of which is a header. Raises BadRecord."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+            lines = file.read().decode("utf-8").splitlines()
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as e:
         raise BadRecord(f"cannot read {path}: {e}") from e
     entries = []
     for number, line in enumerate(lines, 1):

@@ -1,6 +1,7 @@
 """Records: written line by line, never over another one, and readable whatever became of the run."""
 
 import json
+import lzma
 import resource
 from collections import Counter
 from dataclasses import replace
@@ -28,6 +29,17 @@ def written(path: Path, *entries: object) -> Path:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "record.jsonl"
+
+
+def test_a_record_that_xz_made_small_is_read_as_it_was(path: Path) -> None:
+    plain = written(path, HEADER, *CASES, FOOTER)
+    small = path.with_name("record.jsonl.xz")
+    small.write_bytes(lzma.compress(plain.read_bytes()))
+    assert read(small) == read(plain)
+    for broken in (small.read_bytes()[:-20], b"no xz", b""):
+        small.write_bytes(broken)
+        with pytest.raises(BadRecord, match=r"cannot read .*xz|is not a record"):
+            read(small)
 
 
 def test_what_is_written_is_read(path: Path) -> None:
