@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,14 @@ import torch
 from conformance.__main__ import main
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="package")
+def can_be_interrupted() -> Iterator[None]:
+    """What a shell starts in the background ignores SIGINT, and so would all that these tests start and interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="package")
