@@ -1,6 +1,7 @@
 """Is the right cause named? Every planted defect of tests/harness on cases of the smoke tier that show it.
 
-    python -m benchmarks.attribution [--cases N] [--only WORD] [--noise N]
+    python -m benchmarks.attribution -j 2
+    python -m benchmarks.attribution -j 2 --first 3        on other cases than that
 
 Right causes are declared in `tests.harness.right_causes`. Correct kernels, with noise added until the judge fails them,
 must be attributed to nothing.
@@ -8,8 +9,11 @@ must be attributed to nothing.
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
 from time import process_time
 
 import torch
@@ -34,52 +38,61 @@ SHOWN_AS = (Status.MISMATCH, Status.NONFINITE)
 
 @dataclass(frozen=True)
 class Trial:
-    """A defect in a case, what was named and in how many seconds of CPU time."""
+    """A defect in a case: how the right cause was found, what was named, and in how many seconds of CPU time."""
 
     defect: str
     case: Case
-    found: Attribution
+    outcome: str
+    named: str
     seconds: float
 
-    @property
-    def outcome(self) -> str:
-        """How the right cause was found."""
-        right, names = RIGHT_CAUSES[self.defect], self.found.names
-        if not right or not names:
-            return "first" if bool(right) == bool(names) else "named none" if right else "named wrongly"
-        if names[0] in right:
-            return "alone" if len(names) == 1 else "first"
-        if set(right) & set(names):
-            return "among those that cannot be told apart"
-        later = [each.name for group in self.found.explains[1:] for each in (group, *group.alike)]
-        return "later" if set(right) & set(later) else "named wrongly"
+
+def outcome(right: Collection[str], found: Attribution) -> str:
+    """How the right cause was found: any of `right`, or that there is none."""
+    names = found.names
+    if not right or not names:
+        return "first" if bool(right) == bool(names) else "named none" if right else "named wrongly"
+    if names[0] in right:
+        return "alone" if len(names) == 1 else "first"
+    if set(right) & set(names):
+        return "among those that cannot be told apart"
+    later = [each.name for group in found.explains[1:] for each in (group, *group.alike)]
+    return "later" if set(right) & set(later) else "named wrongly"
 
 
 RIGHT = ("alone", "first", "among those that cannot be told apart")
 """Outcomes that name the right cause in the best explanation."""
 
 
-def trials(count: int, only: str = "") -> Iterator[Trial]:
-    """Each defect in each of its modes on `count` cases at most that show it, small ones and needles among them."""
+def modes(only: str = "") -> Iterator[tuple[str, str]]:
+    """Every defect that has an output, by name, in each of its modes."""
     for name, defect in DEFECTS.items():
         if only in name and defect.status in SHOWN_AS:
-            for mode in defect.modes:
-                yield from _of(name, defect, mode, count)
+            yield from ((name, mode) for mode in defect.modes)
 
 
-def _of(name: str, defect: Defect, mode: str, count: int) -> Iterator[Trial]:
+def trials(name: str, mode: str, first: int, count: int) -> list[Trial]:
+    """A defect in one of its modes on `count` cases at most that show it, after the `first` that do."""
+    torch.set_num_threads(1)
+    defect = DEFECTS[name]
     some = [Case.parse(defect.seen_by.format(mode))] if defect.seen_by else cases("smoke")
-    found = 0
-    for case in some:
-        if case.causal is not (mode == "causal") or found == count:
-            continue
-        inputs, want = _problem(case)
-        if defect.verdict(case, inputs, want).status not in SHOWN_AS:
-            continue
-        found += 1
-        out, lse, profile = defect.answer(case, inputs)
-        began = process_time()
-        yield Trial(name, case, attribute(case, inputs, want, out, lse, profile), process_time() - began)
+    showing = (case for case in some if case.causal is (mode == "causal") and _shows(defect, case))
+    return [_tried(name, case) for case in islice(showing, first, first + count)]
+
+
+def _shows(defect: Defect, case: Case) -> bool:
+    inputs, want = _problem(case)
+    return defect.verdict(case, inputs, want).status in SHOWN_AS
+
+
+def _tried(name: str, case: Case) -> Trial:
+    inputs, want = _problem(case)
+    out, lse, profile = DEFECTS[name].answer(case, inputs)
+    began = process_time()
+    found = attribute(case, inputs, want, out, lse, profile)
+    spent = process_time() - began
+    partly = [f"none; partly {each.name} {each.share:.2f}" for each in found.partly]
+    return Trial(name, case, outcome(RIGHT_CAUSES[name], found), ", ".join(found.names or partly), spent)
 
 
 _problems: dict[Case, tuple[Inputs, Attention]] = {}
@@ -92,16 +105,24 @@ def _problem(case: Case) -> tuple[Inputs, Attention]:
     return _problems[case]
 
 
-def noisy(count: int) -> Iterator[tuple[str, Case, Attribution]]:
-    """Correct kernels on `count` cases of the smoke tier, with noise added until the judge fails them."""
-    every = cases("smoke")
-    for at, (name, kernel) in enumerate(CORRECT.items()):
-        for case in every[at :: max(1, len(every) // max(1, count))][:count]:
-            inputs, want = _problem(case)
-            out, profile = kernel(case, inputs)[0], kernel.profile(case)
-            spoiled = just_outside(case, want, out, profile)
-            if spoiled is not None:
-                yield name, case, attribute(case, inputs, want, spoiled, None, profile)
+Named = tuple[str, Case, list[str]]
+"""A correct kernel, a case in which its output was spoiled, and what was named."""
+
+
+def noisy(name: str, first: int, count: int) -> list[Named]:
+    """A correct kernel on `count` cases of the smoke tier, from number `first` on, with noise until the judge fails it.
+
+    Each kernel has its own cases, spread over the tier.
+    """
+    torch.set_num_threads(1)
+    every, kernel, found = cases("smoke"), CORRECT[name], []
+    for case in every[list(CORRECT).index(name) + first :: max(1, len(every) // max(1, count))][:count]:
+        inputs, want = _problem(case)
+        out, profile = kernel(case, inputs)[0], kernel.profile(case)
+        spoiled = just_outside(case, want, out, profile)
+        if spoiled is not None:
+            found.append((name, case, attribute(case, inputs, want, spoiled, None, profile).names))
+    return found
 
 
 def just_outside(case: Case, want: Attention, out: Tensor, profile: RoundingProfile) -> Tensor | None:
@@ -122,29 +143,43 @@ def main() -> None:
     """Print a line for each trial that went wrong, and the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=3, help="for each defect and mode (default: 3)")
+    parser.add_argument("--first", type=int, default=0, help="leave out so many cases first: what was tuned on them")
     parser.add_argument("--only", default="", help="defects whose name has this in it")
     parser.add_argument("--noise", type=int, default=8, help="cases for each correct kernel (default: 8)")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        asked = [pool.submit(trials, *mode, options.first, options.cases) for mode in modes(options.only)]
+        spoiled = [pool.submit(noisy, name, options.first, options.noise) for name in CORRECT]
+        _tell_of_defects(trial for future in asked for trial in future.result())
+        _tell_of_noise(named for future in spoiled for named in future.result())
+
+
+def _tell_of_defects(trials: Iterable[Trial]) -> None:
     outcomes: Counter[str] = Counter()
     seconds = []
-    for trial in trials(options.cases, options.only):
+    for trial in trials:
         outcomes[trial.outcome] += 1
         seconds.append(trial.seconds)
         if trial.outcome not in ("alone", "first"):
-            found = trial.found.names or [f"none; partly {each.name} {each.share:.2f}" for each in trial.found.partly]
-            print(f"{trial.outcome}: {trial.defect}: {', '.join(found)}   {trial.case.id}", flush=True)
+            print(f"{trial.outcome}: {trial.defect}: {trial.named}   {trial.case.id}", flush=True)
     total = sum(outcomes.values())
     right = sum(outcomes[name] for name in RIGHT)
     for name, number in outcomes.most_common():
         print(f"{number:5d}  {name}")
     if total:
         print(f"right cause in the best explanation: {right} of {total} ({right / total:.1%})")
-        print(f"CPU seconds: median {sorted(seconds)[total // 2]:.2f}, most {max(seconds):.2f}")
-    named = [(name, case, found) for name, case, found in noisy(options.noise) if found.explains]
-    for name, case, found in named:
-        print(f"noise named: {name}: {', '.join(found.names)}   {case.id}")
-    print(f"correct kernels, noisy: {len(named)} attributed to something")
+        print(f"CPU seconds: median {sorted(seconds)[total // 2]:.2f}, most {max(seconds):.2f}", flush=True)
+
+
+def _tell_of_noise(spoiled: Iterable[Named]) -> None:
+    total = attributed = 0
+    for name, case, names in spoiled:
+        total += 1
+        attributed += bool(names)
+        if names:
+            print(f"noise named: {name}: {', '.join(names)}   {case.id}", flush=True)
+    print(f"correct kernels, noisy: {attributed} of {total} attributed to something")
 
 
 if __name__ == "__main__":
