@@ -10,7 +10,7 @@ must be attributed to nothing.
 import argparse
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -30,6 +30,7 @@ from conformance.triage.attribution import Attribution, attribute
 from reference import Attention
 from tests.harness.correct import CORRECT
 from tests.harness.defects import DEFECTS, Defect
+from tests.harness.missteps import HUGE
 from tests.harness.right_causes import RIGHT_CAUSES
 
 SHOWN_AS = (Status.MISMATCH, Status.NONFINITE)
@@ -148,10 +149,20 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=8, help="cases for each correct kernel (default: 8)")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
+    every = list(modes(options.only))
+    huge = [(name, mode) for name, mode in every if DEFECTS[name].seen_by == HUGE]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        asked = [pool.submit(trials, *mode, options.first, options.cases) for mode in modes(options.only)]
+        asked = [pool.submit(trials, *one, options.first, options.cases) for one in every if one not in huge]
         spoiled = [pool.submit(noisy, name, options.first, options.noise) for name in CORRECT]
-        _tell_of_defects(trial for future in asked for trial in future.result())
+
+        def tried() -> Iterator[Trial]:
+            for future in asked:
+                yield from future.result()
+            wait(spoiled)  # a huge one takes 20 GB, so that nothing runs beside it
+            for one in huge:
+                yield from trials(*one, options.first, options.cases)
+
+        _tell_of_defects(tried())
         _tell_of_noise(named for future in spoiled for named in future.result())
 
 

@@ -19,7 +19,7 @@ from conformance.guards import WroteOutside
 from conformance.inputs import Inputs, make
 from conformance.judge import Verdict, judge
 from conformance.memory import NotEnoughMemory
-from conformance.status import Status, Unsupported
+from conformance.status import YET_RIGHT, Status, Unsupported
 from conformance.targets import Target
 from reference import Attention, part_sums
 from reference import attend as oracle
@@ -94,7 +94,7 @@ def _probed(
     else:
         verdict = _judged(case, prepared, answer, seconds, looks)
     if verdict.status is Status.PASS:
-        return Verdict(Status.UNSUPPORTED, f"{refused}; not claimed, and yet right", path=verdict.path)
+        return Verdict(Status.UNSUPPORTED, f"{refused}; {YET_RIGHT}", path=verdict.path)
     return replace(verdict, reason=f"{verdict.reason}: silently wrong where the kernel should refuse ({refused})")
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+YET_RIGHT = "not claimed, and yet right"
+"""How the reason of an UNSUPPORTED ends that was asked all the same, and answered rightly."""
+
 
 class Unsupported(Exception):
     """Raised to decline a case instead of computing something else; the message says what is missing.

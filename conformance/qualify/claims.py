@@ -25,13 +25,14 @@ def claimed(feature: str, versions: Sequence[str], cells: Sequence[Cell]) -> str
     said = claim(versions, ways)
     if not said or Way.WORKS not in ways:
         return said
+    working = [at for at, way in enumerate(ways) if way is Way.WORKS]
     elsewhere: dict[str, list[int]] = defaultdict(lambda: [0] * len(cells))
-    for at, cell in enumerate(cells):
-        for one in cell.came:
+    for at in working:
+        for one in cells[at].came:
             if concern := _of_others(feature, one):
                 elsewhere[" with ".join(concern)][at] += 1
     named = sorted(elsewhere, key=lambda concern: [-count for count in reversed(elsewhere[concern])])
-    parts = [_spanned(concern, versions, ways, elsewhere[concern]) for concern in named[:MOST_NAMED]]
+    parts = [_spanned(concern, versions, working, elsewhere[concern]) for concern in named[:MOST_NAMED]]
     parts += [f"{len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
     return f"{said}, but for {'; '.join(parts)}" if parts else said
 
@@ -54,9 +55,9 @@ def _of_others(feature: str, one: Came) -> list[str]:
     return [name for name in one.about if name != feature]
 
 
-def _spanned(concern: str, versions: Sequence[str], ways: Sequence[Way], counts: Sequence[int]) -> str:
-    """With the versions that have it, where these are not all that are known."""
-    found = [Way.UNKNOWN if way is Way.UNKNOWN else Way.BROKEN if count else Way.WORKS
-             for way, count in zip(ways, counts, strict=True)]  # fmt: skip
-    span = seen(versions, found)
-    return concern if span == "throughout" else f"{concern} ({span})"
+def _spanned(concern: str, versions: Sequence[str], working: Sequence[int], counts: Sequence[int]) -> str:
+    """With the versions that have it, where these are not all in which the feature works."""
+    if all(counts[at] for at in working):
+        return concern
+    ways = [Way.UNKNOWN if at not in working else Way.BROKEN if count else Way.WORKS for at, count in enumerate(counts)]
+    return f"{concern} ({seen(versions, ways)})"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from conformance.matrix.cells import Came, Note, State
 from conformance.qualify.spans import Way, seen
+from conformance.status import YET_RIGHT
 
 OfVersion = Mapping[str, Came]
 """What each check came to with one version, by its id."""
@@ -58,8 +59,11 @@ def _defect(
 
 
 def _ran(of_version: OfVersion | None, checks: set[str]) -> bool:
-    """Did any of the checks run with that version, so that the defect would have been seen?"""
-    lacking = (State.NOT_RUN, State.REFUSED)
-    return of_version is not None and any(
-        name in of_version and of_version[name].state not in lacking for name in checks
-    )
+    """Did any of the checks run with that version, claimed or not, so that the defect would have been seen?"""
+    return of_version is not None and any(_answered(of_version[name]) for name in checks if name in of_version)
+
+
+def _answered(one: Came) -> bool:
+    if one.state is State.REFUSED:
+        return one.reason.endswith(YET_RIGHT)
+    return one.state is not State.NOT_RUN

@@ -217,3 +217,18 @@ def test_each_finding_and_each_gap_says_in_which_versions_it_was_seen(record: Re
         "| throughout (unknown in 0.1.14)",
         "| 0.1.15 (unknown in 0.1.14)",
     ]
+
+
+def test_what_was_not_claimed_and_yet_right_did_not_have_the_defect(record: Record) -> None:
+    idle = "decode-causal-bf16-b2-q0+1-h4:2-d64-p16-kv50+70-packed-random"
+    refused = REFUSED | {"reason": "no idle sequence; refused by the kernel too: no"}
+    (table,) = of_paths(
+        [
+            record("0.1.14", {idle: refused}),
+            record("0.1.15", {idle: REFUSED | {"reason": "no idle sequence; not claimed, and yet right"}}),
+            record("0.1.16", {idle: MISMATCH}),
+            record("0.1.17", {idle: MISMATCH}),
+        ]
+    )
+    (finding,) = table.defects
+    assert (finding.counts, finding.seen) == ((None, 0, 1, 1), "since 0.1.16")
