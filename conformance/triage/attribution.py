@@ -18,7 +18,7 @@ from conformance.case import Case
 from conformance.inputs import Inputs
 from conformance.rounding import RoundingProfile
 from conformance.triage.causes import TABLE
-from conformance.triage.causes.precision import with_rounded_q
+from conformance.triage.causes.precision import as_declared, with_rounded_q
 from conformance.triage.counterfactuals import Counterfactual
 from conformance.triage.output import WrongOutput, mixed
 from conformance.triage.question import Question
@@ -36,9 +36,14 @@ MENDED = 0.01
 LEAST_MENDED = 0.1
 """One of two causes mends so many of the sampled rows at least, where it takes little of the error energy."""
 
-SIMULATED, LEAST_SIMULATED = 0.1, 0.5
+SIMULATED, LEAST_SIMULATED = 0.5, 0.5
 """Rounding is simulated in other arithmetic, so that some numbers fall to the other side and stay wrong: it explains an
-output if it leaves so little of the error energy, and at least so many elements come within the budget."""
+output if it leaves so little of the error energy, and at least so many elements come within the budget. Errors that are
+not those of the simulation are added to them, and leave more than all."""
+
+NEARLY = 0.001
+"""A mistake can lose digits besides, as where a denominator gets too small: one that leaves so little of the error
+energy, and brings at least half of the elements within the budget, explains an output that no two explain in full."""
 
 SURVIVORS = 10
 """So many of those that take most of the error from the sampled rows are judged in full."""
@@ -52,8 +57,8 @@ GAINED = 0.5
 LEAST_SHARE = 0.2
 """Of the wrong elements a cause must explain so much to be named as a part of it."""
 
-ALIKE = 1e-9
-"""Answers that differ by less, relative to the largest element, are one: no output of this case tells them apart."""
+ALIKE = 0.01
+"""Answers that differ by less, in units of the noise of an element, are one: no output of the case tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Explanation:
     def name(self) -> str:
         """Of the causes."""
         return " and ".join(cause.name for cause in self.causes)
+
+    @property
+    def nearly(self) -> bool:
+        """Does it leave next to nothing of the error?"""
+        return self.left <= NEARLY and self.share >= LEAST_SIMULATED
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -126,11 +136,11 @@ def attribute(
     if pairs and not any(each.whole for each, _ in found):
         found += search.together(table)
     answers = {id(each): answer for each, answer in found}
-    whole = [each for each, _ in found if each.whole]
+    whole = [each for each, _ in found if each.whole] or [each for each, _ in found if each.nearly]
     part = [each for each, _ in found if each.share - each.worse >= LEAST_SHARE] if not whole else []
     return Attribution(
-        tuple(sorted(_grouped(whole, answers), key=lambda each: each.left)),
-        tuple(sorted(_grouped(part, answers), key=lambda each: (each.worse - each.share, each.left))),
+        tuple(sorted(_grouped(whole, answers, search.output), key=lambda each: each.left)),
+        tuple(sorted(_grouped(part, answers, search.output), key=lambda each: (each.worse - each.share, each.left))),
         search.asked,
         search.left_out,
         perf_counter() - began,
@@ -168,11 +178,24 @@ class _Search:
         if not bool(((plain.out - output.want.out[self.tokens]).abs() <= 1e-9 * size).all()):
             raise ValueError("the question, taken apart, does not give the oracle's answer: attribution has a defect")
         self.truth = output.energy(plain, self.tokens)
+        self.declared = self._left_by_what_is_declared() if output.small else 1.0
         self.tried: list[_Tried] = []
 
     @property
     def late(self) -> bool:
         return perf_counter() > self.until
+
+    def _left_by_what_is_declared(self) -> float:
+        """Of the error energy: that much is left, at the least, where what the kernel may round is simulated.
+
+        A mistake that is simulated with its rounding takes as much away, and explains nothing by that.
+        """
+        profile = self.output.profile or RoundingProfile.flash(self.output.case.dtype)
+        every = torch.arange(self.output.case.tokens)
+        truth = self.output.energy(self.output.want, every)
+        answers = (question.answer() for question in as_declared(self.question, profile))
+        left = min(self.output.left(self.output.energy(answer, every), truth, every) for answer in answers)
+        return min(1.0, max(left, MENDED))
 
     def among(self, table: Sequence[Counterfactual]) -> list[tuple[Explanation, Attention]]:
         """What single counterfactuals explain."""
@@ -244,34 +267,24 @@ class _Search:
             chosen = mixed(answer, self.output.want, needed[self.output.sequence])
             left = self.output.left(energy, truth, every)
             fit = self.output.fit(chosen)
-            rounds = all(cause.rounds for cause in one.causes) and left <= SIMULATED and fit.share >= LEAST_SIMULATED
-            whole = rounds or (fit.passes and left <= 1 - LEAST_TAKEN)
+            more = left / self.declared
+            rounds = all(cause.rounds for cause in one.causes) and more <= SIMULATED and fit.share >= LEAST_SIMULATED
+            whole = rounds or (fit.passes and more <= 1 - LEAST_TAKEN)
             sequences = tuple(needed.nonzero()[:, 0].tolist())
             share = fit.share if fit.passes and whole else min(fit.share, 0.999)
             found.append((Explanation(one.causes, one.details, share, fit.worse, left, sequences, whole), chosen))
         return found
 
 
-def _grouped(some: list[Explanation], answers: dict[int, Attention]) -> Iterable[Explanation]:
+def _grouped(some: list[Explanation], answers: dict[int, Attention], output: WrongOutput) -> Iterable[Explanation]:
     """Those that give the same answer are one, named by the likeliest."""
     groups: list[list[Explanation]] = []
     for each in some:
-        group = next((group for group in groups if _same(answers[id(each)], answers[id(group[0])])), None)
-        if group is None:
+        alike = (group for group in groups if output.apart(answers[id(each)], answers[id(group[0])]) <= ALIKE)
+        if (group := next(alike, None)) is None:
             groups.append([each])
         else:
             group.append(each)
     for group in groups:
         first, *others = sorted(group, key=lambda each: each.rank)
         yield replace(first, alike=tuple(others))
-
-
-def _same(a: Attention, b: Attention) -> bool:
-    return all(_equal(x, y) for x, y in ((a.out, b.out), (a.lse, b.lse)))
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if not torch.equal(a.isfinite(), b.isfinite()):
-        return False
-    a, b = (x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for x in (a, b))
-    return float((a - b).abs().max()) <= ALIKE * float(a.abs().max())

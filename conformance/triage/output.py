@@ -68,12 +68,26 @@ class WrongOutput:
     def energy(self, answer: Attention, tokens: Tensor) -> Tensor:
         """Error energy of some rows by another answer to them, [t, Hq]."""
         out = self.out[tokens]
-        # The oracle allows no error where it sees no key: there the numbers themselves say what an error is.
-        least = (UNIT_ROUNDOFF[self.case.dtype] / 4 * (out.abs() + answer.out.abs())).square()
-        squares = _squares(out, answer.out, self.allowed.variance[tokens] + least).sum(2)
+        squares = _squares(out, answer.out, self._variance(out, answer.out, tokens)).sum(2)
         if self.lse is not None:
             squares += _squares(self.lse[tokens], answer.lse, self.allowed.lse[tokens].square())
         return squares
+
+    def apart(self, one: Attention, other: Attention) -> float:
+        """By how much two answers to all rows differ, at most, in units of the noise of an output like this."""
+        every = torch.arange(self.case.tokens)
+        squares = _squares(one.out, other.out, self._variance(one.out, other.out, every)).max()
+        if self.lse is not None:
+            squares = squares.maximum(_squares(one.lse, other.lse, self.allowed.lse.square()).max())
+        return float(squares.sqrt())
+
+    def _variance(self, one: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
+        """Of the error that rounding makes, [t, Hq, D].
+
+        The oracle allows none where it sees no key: there the numbers themselves say what an error is.
+        """
+        least = (UNIT_ROUNDOFF[self.case.dtype] / 4 * (one.abs() + other.abs())).square()
+        return self.allowed.variance[tokens] + least
 
     def by_sequence(self, energy: Tensor, tokens: Tensor) -> Tensor:
         """Of the rows [t, Hq] of these tokens, [B]."""

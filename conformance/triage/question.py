@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -21,10 +22,20 @@ from reference import Attention, RoundingSums
 
 Interval = tuple[int, int]
 
+Sides = tuple[float, float]
+"""How many keys a window reaches to the left and to the right of a query; OPEN where it has no end."""
+
+OPEN = inf
+
 
 def capped(scores: Tensor, cap: float) -> Tensor:
     """Softcap as it is defined."""
     return cap * torch.tanh(scores / cap)
+
+
+def _side(keys: int) -> float:
+    """A side of a case's window, which is open at -1."""
+    return OPEN if keys < 0 else keys
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Question:
     lens: tuple[int, ...]
     causal: tuple[bool, ...]
     bounds: tuple[int, ...]
-    window: Interval
+    window: Sides
     scale: float
     slopes: Tensor | None
     sinks: Tensor | None  # [B, Hq]
@@ -74,7 +85,7 @@ class Question:
             lens=case.seq_lens,
             causal=(case.causal,) * case.batch,
             bounds=(0,) * case.batch,
-            window=case.window,
+            window=(_side(case.window[0]), _side(case.window[1])),
             scale=inputs.scale,
             slopes=None if inputs.alibi_slopes is None else inputs.alibi_slopes.double(),
             sinks=None if inputs.sinks is None else inputs.sinks.double().expand(case.batch, -1),
@@ -98,11 +109,7 @@ class Question:
         if self.causal[b]:
             seen = seen & (at <= self.bounds[b])
         left, right = self.window
-        if left >= 0:
-            seen = seen & (at >= -left)
-        if right >= 0:
-            seen = seen & (at <= right)
-        return seen
+        return seen & (at >= -left) & (at <= right)
 
     def weights(self, b: int, queries: Tensor) -> Tensor:
         """Softmax weights [Hq, m, N] of some queries of a sequence, over the keys that are read."""

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.attribution import just_outside
 from conformance.case import Case
 from conformance.judge import judge
 from conformance.status import Status
 from conformance.triage.attribution import attribute
 from conformance.triage.causes import heads, masks
 from tests.harness.correct import CORRECT
+from tests.harness.defects import DEFECTS
 from tests.harness.flash import Flash
 from tests.harness.judged import problem
 
@@ -63,3 +65,57 @@ def test_noise_just_outside_the_budget_has_no_cause(name: str) -> None:
         size *= 1.1
     found = attribute(CASE, inputs, want, (right + size * noise).bfloat16(), None, profile, pairs=False)
     assert not found.explains
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("rounding P, tiles of 16, split in 3", "decode-noncausal-bf16-b2-q16-h2:1-d64-p8-kv5+7-contiguous-random"),
+        (
+            "P in float32 and q rounded, tiles of 64, split in 8",
+            "extend-causal-bf16-b2-q40+33-h4:2-d64-p16-kv150+90-w20:inf-alibi-t8-packed-random",
+        ),
+    ],
+)
+def test_a_mistake_that_is_simulated_with_lawful_rounding_explains_no_noise(name: str, case: str) -> None:
+    """A third of this error is what the kernel may round: whatever simulates that takes it away."""
+    some = Case.parse(case)
+    inputs, want = problem(some)
+    kernel = CORRECT[name]
+    profile = kernel.profile(some)
+    spoiled = just_outside(some, want, kernel(some, inputs)[0], profile)
+    assert spoiled is not None
+    assert attribute(some, inputs, want, spoiled, None, profile).names == ()
+
+
+@pytest.mark.parametrize(
+    ("defect", "case", "named"),
+    [
+        # both sides of a window of 0 keys
+        ("window one key short on the left", "decode-noncausal-bf16-b2-q4-h2:1-d32-p8-kv50+17-w0:5-packed-random",
+         "window left - 1"),
+        ("window one key short on the right", "decode-noncausal-bf16-b2-q4-h2:1-d32-p8-kv50+17-w5:0-packed-random",
+         "window right - 1"),
+        # rounding of which single numbers fall to the other side
+        ("output through bf16", "decode-causal-fp16-b2-q17-h4:1-d64-p32-kv160+161-packed-random",
+         "output through bf16"),
+        # a weight that a wrong maximum makes tiny loses digits besides
+        ("one maximum for all heads", "decode-noncausal-fp16-b2-q8-h4:2-d64-p64-kv63+65-contiguous-needle",
+         "one maximum for all heads"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_by_a_hair_or_beside_digits_that_are_lost_is_named(defect: str, case: str, named: str) -> None:
+    some = Case.parse(case)
+    inputs, want = problem(some)
+    out, lse, profile = DEFECTS[defect].answer(some, inputs)
+    assert attribute(some, inputs, want, out, lse, profile).names[0] == named
+
+
+def test_causes_whose_answers_differ_by_less_than_noise_are_told_together() -> None:
+    """A needle outweighs whatever else is read: whose length was taken, no output of this case says."""
+    some = Case.parse("decode-noncausal-bf16-b2-q16-h8:2-d128-p16-kv100+260-packed-needle")
+    inputs, want = problem(some)
+    out, lse, profile = DEFECTS["longest of the batch for all"].answer(some, inputs)
+    found = attribute(some, inputs, want, out, lse, profile)
+    assert {"length of the longest", "length of the table"} <= set(found.names)
+    assert len(found.explains) == 1

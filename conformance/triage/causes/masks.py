@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from conformance.case import DECODE
 from conformance.triage.counterfactuals import Counterfactual, Variant, once
-from conformance.triage.question import Interval, Question
+from conformance.triage.question import OPEN, Question, Sides
 
 
 def _causal(question: Question) -> bool:
@@ -38,7 +38,7 @@ def _diagonal(by: Callable[[int, int], int]) -> Callable[[Question], Iterable[Va
     return once(change)
 
 
-def _window(of: Callable[[Interval], Interval]) -> Callable[[Question], Iterable[Variant]]:
+def _window(of: Callable[[Sides], Sides]) -> Callable[[Question], Iterable[Variant]]:
     return once(lambda question: replace(question, window=of(question.window)))
 
 
@@ -98,20 +98,20 @@ TABLE = (
         name="window ignored",
         says="there were no window",
         applies=lambda question: _left(question) or _right(question),
-        change=_window(lambda _: (-1, -1)),
+        change=_window(lambda _: (OPEN, OPEN)),
     ),
     Counterfactual(
         name="window left ignored",
         says="the window were open to the left",
         applies=_left,
-        change=_window(lambda sides: (-1, sides[1])),
+        change=_window(lambda sides: (OPEN, sides[1])),
         rank=1,
     ),
     Counterfactual(
         name="window right ignored",
         says="the window were open to the right",
         applies=_right,
-        change=_window(lambda sides: (sides[0], -1)),
+        change=_window(lambda sides: (sides[0], OPEN)),
         rank=1,
     ),
     Counterfactual(
@@ -123,7 +123,7 @@ TABLE = (
     Counterfactual(
         name="window left - 1",
         says="the window were one key short on the left",
-        applies=lambda question: question.case.window[0] > 0,
+        applies=_left,
         change=_window(lambda sides: (sides[0] - 1, sides[1])),
     ),
     Counterfactual(
@@ -135,7 +135,7 @@ TABLE = (
     Counterfactual(
         name="window right - 1",
         says="the window were one key short on the right",
-        applies=lambda question: question.case.window[1] > 0,
+        applies=_right,
         change=_window(lambda sides: (sides[0], sides[1] - 1)),
     ),
     Counterfactual(

@@ -68,6 +68,16 @@ def with_rounded_q(question: Question, profile: RoundingProfile | None) -> Quest
     return replace(question, q=_through(TORCH_DTYPE[profile.scaled_q])(question.q * unit) / unit)
 
 
+def as_declared(question: Question, profile: RoundingProfile) -> Iterable[Question]:
+    """The question with what a kernel declares to round, rounded: q, and the weights relative to each tile's maxima."""
+    question = with_rounded_q(question, profile)
+    if (dtype := TORCH_DTYPE.get(profile.p)) is None:
+        yield question
+        return
+    for tile in TILES:
+        yield replace(question, softmax=Tiled(tile=tile, round_p=_through(dtype)))
+
+
 def _accumulated(dtype: torch.dtype) -> Callable[[Question], Iterable[Variant]]:
     """After each tile, relative to the running maximum: the accumulator is rounded."""
 
