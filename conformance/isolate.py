@@ -63,6 +63,7 @@ class Isolation:
 
     system: System
     time_limit: float  # seconds that a check may take
+    inherited: dict[str, str] | None = None  # the child's environment; None: as this process has it when one starts
     _child: _Child | None = field(default=None, init=False)
     _refusal: str = field(default="", init=False)  # why no child can run anything, once one has said so
 
@@ -74,7 +75,7 @@ class Isolation:
     def start(self) -> None:
         """Begins the start of a child, without waiting for it."""
         if self._child is None:
-            self._child = _Child(self.system)
+            self._child = _Child(self.system, self.inherited or child_environment())
 
     def run(self, check: Check) -> Outcome:
         """What came of a check in the child: CRASH if that died over it, TIMEOUT if there was no answer in time."""
@@ -151,7 +152,7 @@ class _Silent(Exception):
 class _Child:
     """A process that runs `conformance.isolated`: ids of checks go in, JSON comes out, by pipes of their own."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, inherited: dict[str, str]) -> None:
         self.target = ""
         self.last = ""  # the check that it answered last
         self.environment: dict[str, str] = {}
@@ -162,7 +163,7 @@ class _Child:
         command = [sys.executable, "-m", "conformance.isolated", str(questions), str(answers), *system.options]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
-            pass_fds=(questions, answers), env=child_environment(),
+            pass_fds=(questions, answers), env=inherited,
         )  # fmt: skip
         os.close(questions)
         os.close(answers)

@@ -41,6 +41,10 @@ SIMULATED, LEAST_SIMULATED = 0.5, 0.5
 output if it leaves so little of the error energy, and at least so many elements come within the budget. Errors that are
 not those of the simulation are added to them, and leave more than all."""
 
+FEW_SIGMA = 16.0
+"""Error energy of an element that is off by four times its noise. Rounding is everywhere: one that takes away the error
+of a few elements alone, and not that of the many, is none that the kernel makes."""
+
 NEARLY = 0.001
 """A mistake can lose digits besides, as where a denominator gets too small: one that leaves so little of the error
 energy, and brings at least half of the elements within the budget, explains an output that no two explain in full."""
@@ -197,6 +201,12 @@ class _Search:
         left = min(self.output.left(self.output.energy(answer, every), truth, every) for answer in answers)
         return min(1.0, max(left, MENDED))
 
+    def _left_of_the_many(self, answer: Attention) -> float:
+        """Of the error energy, where no element has more than `FEW_SIGMA`."""
+        every = torch.arange(self.output.case.tokens)
+        energy, truth = (self.output.energy(each, every, FEW_SIGMA) for each in (answer, self.output.want))
+        return self.output.left(energy, truth, every)
+
     def among(self, table: Sequence[Counterfactual]) -> list[tuple[Explanation, Attention]]:
         """What single counterfactuals explain."""
         nothing = _Tried((), (), self.question, 1.0, 0.0)
@@ -269,6 +279,7 @@ class _Search:
             fit = self.output.fit(chosen)
             more = left / self.declared
             rounds = all(cause.rounds for cause in one.causes) and more <= SIMULATED and fit.share >= LEAST_SIMULATED
+            rounds = rounds and self._left_of_the_many(answer) <= SIMULATED
             whole = rounds or (fit.passes and more <= 1 - LEAST_TAKEN)
             sequences = tuple(needed.nonzero()[:, 0].tolist())
             share = fit.share if fit.passes and whole else min(fit.share, 0.999)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conformance.judge import Verdict
     from conformance.system import System
     from conformance.targets import Target
+    from conformance.triage.elsewhere import Elsewhere
 
 CONFORMANT, NOT_CONFORMANT, _, NOTHING_RAN = range(4)
 
@@ -32,6 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     explain.add_argument("case", metavar="CASE")
     add_system(explain, target="gpu, interpreter[:gfx942|gfx950] or cpu")
     explain.add_argument("--seconds", type=positive(float), metavar="S", help="for asking mistakes (default: 60)")
+    explain.add_argument("--here", action="store_true", help="on no other target")
     explain.add_argument("--format", choices=("text", "json"), default="text")
     explain.set_defaults(command=main)
 
@@ -40,6 +42,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     """Exit code: 0 if the case passes or is declined, 1 if it fails, 3 if nothing ran. Raises BadCase, NotReady."""
     from conformance.case import BadCase, Case
     from conformance.system import NotReady, choose
+    from conformance.triage.elsewhere import Elsewhere
 
     if "/" in options.case:
         raise BadCase(f"explain takes a case, not a relation: {options.case}")
@@ -48,11 +51,12 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     if system.only_builds:
         raise BadCase("a compile target has no answers to explain")
     try:
+        others = None if options.here else Elsewhere(system)
         target = system.start()
     except NotReady as e:
         print(f"conformance: {e}")
         return NOTHING_RAN
-    found = explained(case, system, target, options.seconds or 60.0)
+    found = explained(case, system, target, options.seconds or 60.0, others)
     print(found.as_json() if options.format == "json" else "\n".join(found.text(case)))
     return CONFORMANT if found.verdict.status.conformant else NOT_CONFORMANT
 
@@ -82,8 +86,8 @@ class Explained:
         return json.dumps({"status": str(self.verdict.status), "reason": self.verdict.reason, "lines": self.pairs})
 
 
-def explained(case: Case, system: System, target: Target, seconds: float) -> Explained:
-    """Run a case, and say what its output looks like where it is wrong."""
+def explained(case: Case, system: System, target: Target, seconds: float, others: Elsewhere | None) -> Explained:
+    """Run a case, and say what its output looks like where it is wrong, and what other targets make of it."""
     from conformance import failure
     from conformance.execute import run
 
@@ -96,12 +100,17 @@ def explained(case: Case, system: System, target: Target, seconds: float) -> Exp
     verdict = run(case, system.backend, target, looks=hear)
     found = Explained(failure.text(case, verdict, system.name, target.name, system.repro(case.id)), verdict)
     if heard:
-        found.pairs = list(_lines(case, system, target, heard[0], seconds))
+        found.pairs = list(_lines(case, system, target, heard[0], seconds, others))
     return found
 
 
 def _lines(
-    case: Case, system: System, target: Target, heard: tuple[Prepared, Answer], seconds: float
+    case: Case,
+    system: System,
+    target: Target,
+    heard: tuple[Prepared, Answer],
+    seconds: float,
+    others: Elsewhere | None,
 ) -> Iterator[tuple[str, str]]:
     from conformance.triage import shown
     from conformance.triage.anatomy import anatomy
@@ -111,9 +120,12 @@ def _lines(
     from conformance.triage.siblings import repeats, siblings
 
     prepared, answer = heard
+    if others:
+        others.start()
     output = WrongOutput(case, answer.out, answer.lse, answer.profile, prepared.want)
     yield from anatomy(output, Question.of(case, prepared.inputs)).lines()
     yield from repeats(case, system, target, answer, REPEATS)
     yield from siblings(case, system, target)
+    yield from others.lines(case) if others else ()
     found = attribute(case, prepared.inputs, prepared.want, answer.out, answer.lse, answer.profile, seconds=seconds)
     yield from shown.lines(case, found)

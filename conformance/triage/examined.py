@@ -124,7 +124,8 @@ class Examiner:
             return
         seconds = min(MOST_ASKED, max(1.0, (ends - monotonic()) / 3))
         self.say(f"explains {check.case.id}")
-        words = ["explain", *self.system.options, "--format", "json", "--seconds", f"{seconds:.1f}", check.case.id]
+        options = [*self.system.options, "--here", "--seconds", f"{seconds:.1f}", "--format", "json"]
+        words = ["explain", *options, check.case.id]
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "conformance", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -65,10 +65,10 @@ class WrongOutput:
         noise = _squares(self.out, self.want.out, self.allowed.variance).mean(-1).sqrt()
         self.small = float(noise.max()) < ROUNDED
 
-    def energy(self, answer: Attention, tokens: Tensor) -> Tensor:
-        """Error energy of some rows by another answer to them, [t, Hq]."""
+    def energy(self, answer: Attention, tokens: Tensor, most: float = LARGEST_ENERGY) -> Tensor:
+        """Error energy of some rows by another answer to them, [t, Hq]; of each element so much at most."""
         out = self.out[tokens]
-        squares = _squares(out, answer.out, self._variance(out, answer.out, tokens)).sum(2)
+        squares = _squares(out, answer.out, self._variance(out, answer.out, tokens)).clamp(max=most).sum(2)
         if self.lse is not None:
             squares += _squares(self.lse[tokens], answer.lse, self.allowed.lse[tokens].square())
         return squares

@@ -33,6 +33,15 @@ def capped(scores: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(scores / cap)
 
 
+def dequantised(case: Case, inputs: Inputs, q: Tensor) -> Tensor:
+    """Queries [T, Hq, D] as they were stored, in float64 and times their descales, if there are any."""
+    q = q.double()
+    if inputs.q_descale is None:
+        return q
+    of_head = inputs.q_descale.double().repeat_interleave(case.gqa_ratio, 1)
+    return q * of_head.repeat_interleave(torch.tensor(case.query_lens), 0)[..., None]
+
+
 def _side(keys: int) -> float:
     """A side of a case's window, which is open at -1."""
     return OPEN if keys < 0 else keys
@@ -73,14 +82,10 @@ class Question:
     def of(cls, case: Case, inputs: Inputs) -> Question:
         """What a case asks, on the CPU."""
         inputs = inputs.to(torch.device("cpu"))
-        q = inputs.q.double()
-        if inputs.q_descale is not None:
-            of_head = inputs.q_descale.double().repeat_interleave(case.gqa_ratio, 1)
-            q = q * of_head.repeat_interleave(torch.tensor(case.query_lens), 0)[..., None]
         return cls(
             case=case,
             inputs=inputs,
-            q=q,
+            q=dequantised(case, inputs, inputs.q),
             pages=Pages.of(case, inputs),
             lens=case.seq_lens,
             causal=(case.causal,) * case.batch,

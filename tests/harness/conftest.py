@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from conformance.__main__ import main
+
+OF_PYTEST = ("-p", "no:cacheprovider")
+"""What runs of pytest are told besides: they leave nothing behind."""
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
@@ -60,11 +63,13 @@ def elsewhere(tmp_path: Path) -> Path:
 def start(elsewhere: Path) -> Callable[..., Done]:
     """Starts `python -m MODULE ...` in a process of its own."""
 
-    def start(*words: object, module: str = "conformance", cwd: Path = elsewhere) -> Done:
+    def start(
+        *words: object, module: str = "conformance", cwd: Path = elsewhere, options: Sequence[str] = OF_PYTEST
+    ) -> Done:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
         environment["PYTHONPATH"] = os.pathsep.join(map(str, (elsewhere, ROOT, HERE)))
         environment["OMP_NUM_THREADS"] = "1"
-        command = [sys.executable, "-m", module, *map(str, words), "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", module, *map(str, words), *options]
         done = subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.case import Case
-from conformance.inputs import Inputs
+from conformance.inputs import TORCH_DTYPE, Inputs, queries
 from conformance.judge import Verdict, judge
 from conformance.rounding import RoundingProfile
 from conformance.status import Status
@@ -129,7 +129,11 @@ HEADS_AND_QUERIES = {
     "first KV head for all": Defect(Flash(kv_head=lambda case: torch.zeros(case.q_heads, dtype=torch.int64))),
     "ragged batch taken for uniform": Defect(Flash(first_query=step.as_if_uniform)),
     "queries found by the strides of the output": Defect(
-        Flash(queries=lambda case, inputs: misread(inputs.q, inputs.q.contiguous().stride()))
+        Flash(
+            queries=lambda case, inputs: queries(
+                case, replace(inputs, q=misread(inputs.q, inputs.q.contiguous().stride()))
+            )
+        )
     ),
     "queries past 16 lost": Defect(Flash(finish=step.rows_past_16_zero)),
     "dims past 128 lost": Defect(Flash(finish=step.dims_past_128_zero)),
@@ -168,6 +172,13 @@ SCORES = {
     "descales swapped": Defect(Flash(descales=step.descales(lambda k, v: (v, k))), CAUSAL),
     "descale of K applied twice": Defect(Flash(descales=step.descales(lambda k, v: (k * k, v))), CAUSAL),
     "descale of V applied twice": Defect(Flash(descales=step.descales(lambda k, v: (k, v * v))), CAUSAL),
+    "descale of q ignored": Defect(Flash(queries=lambda case, inputs: inputs.q.to(TORCH_DTYPE[case.dtype]))),
+    "descales of the first head for all": Defect(
+        Flash(descales=step.descales(lambda k, v: (k[:, :1].expand_as(k), v[:, :1].expand_as(v)))), NONCAUSAL
+    ),
+    "descales of the first sequence for all": Defect(
+        Flash(descales=step.descales(lambda k, v: (k[:1].expand_as(k), v[:1].expand_as(v)))), CAUSAL
+    ),
 }
 
 SOFTMAX = {

@@ -47,6 +47,19 @@ def test_a_mistake_is_named_with_where_it_shows(command: Callable[..., Done], el
     assert lines[-1].startswith("  repro   python -m conformance run")
 
 
+def test_other_targets_say_whether_the_case_fails_there_too(start: Callable[..., Done], elsewhere: Path) -> None:
+    """Each in a process of its own: this one interprets, so that it could neither build nor use a GPU."""
+    words = ("explain", CASE, "--backend", backend(elsewhere, "causal"), "--target", "interpreter")
+    done = start(*words, options=())
+    assert done.code == 1, done.printed
+    on = [line.removeprefix("  on      ") for line in done.out.splitlines() if line.startswith("  on ")]
+    assert [line.split(": ")[0] for line in on] == ["gpu", "interpreter:gfx950", "compile:gfx942", "compile:gfx950"]
+    assert on[1] == "interpreter:gfx950: MISMATCH"
+    assert on[2].startswith("compile:gfx942: ERROR: ")  # it launches no kernel
+    assert "TRITON_INTERPRET" not in done.out
+    assert "  on " not in start(*words, "--here", options=()).out
+
+
 def test_what_no_mistake_explains_is_said_so(command: Callable[..., Done], elsewhere: Path) -> None:
     done = command("explain", CASE, "--backend", backend(elsewhere, "shuffled"))
     assert done.code == 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.triage.counterfactuals import Counterfactual, Variant, once
-from conformance.triage.question import Question
+from conformance.triage.question import Question, dequantised
 
 Strides = tuple[int, ...]
 
@@ -66,8 +66,8 @@ def _padded_head_dim(question: Question) -> Question:
 
 
 def _q_dense(question: Question) -> Question:
-    q = question.inputs.q
-    return replace(question, q=misread(q, q.contiguous().stride()).double())
+    case, inputs = question.case, question.inputs
+    return replace(question, q=dequantised(case, inputs, misread(inputs.q, inputs.q.contiguous().stride())))
 
 
 TABLE = (
@@ -130,7 +130,7 @@ TABLE = (
     Counterfactual(
         name="queries dense",
         says="rows of q lay one after the other",
-        applies=lambda question: not question.inputs.q.is_contiguous() and question.inputs.q_descale is None,
+        applies=lambda question: not question.inputs.q.is_contiguous(),
         change=once(_q_dense),
     ),
 )

@@ -200,6 +200,18 @@ TABLE = (
         change=_descales(lambda k, v: (k[:, :1].expand_as(k), v[:, :1].expand_as(v))),
     ),
     Counterfactual(
+        name="first sequence's descales for all",
+        says="every sequence had the descales of the first",
+        applies=lambda question: question.case.per_sequence_descales,
+        change=_descales(lambda k, v: (k[:1].expand_as(k), v[:1].expand_as(v))),
+    ),
+    Counterfactual(
+        name="q descale ignored",
+        says="the descale of q were 1",
+        applies=lambda question: question.inputs.q_descale is not None,
+        change=once(lambda question: replace(question, q=question.inputs.q.double())),
+    ),
+    Counterfactual(
         name="sinks ignored", says="there were no sinks", applies=_has_sinks, change=_sinks(lambda _, sinks: None)
     ),
     Counterfactual(
