@@ -139,6 +139,15 @@ def word(cell: Cell) -> str:
     return {State.NOT_RUN: Status.NOT_RUN, State.REFUSED: Status.UNSUPPORTED}.get(cell.state, Status.PASS)
 
 
+def cause(columns: Iterable[Column]) -> str:
+    """Why a version has no result at all: the reason of most; "" where it has one."""
+    results = [result for column in columns for result in column.results.values()]
+    if any(result["status"] != Status.NOT_RUN for result in results):
+        return ""
+    reasons = Counter(result.get("reason", "") for result in results)
+    return reasons.most_common(1)[0][0] if reasons else "not run yet"
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +223,7 @@ def _tried(key: Key, keys: Sequence[Key], columns: Sequence[Column], here: tuple
     alike = sum((other.partition("+")[0] or "unknown") == public for other, _ in keys) > 1
     return Tried(
         f"{public} {commit[:7]}".strip() if alike else public, version, commit, Counter(states),
-        all(column.complete for column in columns), _cause(counted),
+        all(column.complete for column in columns), cause(counted),
     )  # fmt: skip
 
 
@@ -224,15 +233,6 @@ Key = tuple[str, str]
 
 def _key(column: Column) -> Key:
     return column.system.version, column.system.commit
-
-
-def _cause(columns: Iterable[Column]) -> str:
-    """Why a version has no result at all: the reason of most; "" where it has one."""
-    results = [result for column in columns for result in column.results.values()]
-    if any(result["status"] != Status.NOT_RUN for result in results):
-        return ""
-    reasons = Counter(result.get("reason", "") for result in results)
-    return reasons.most_common(1)[0][0] if reasons else "not run yet"
 
 
 def _in_order(keys: Iterable[Key]) -> list[Key]:

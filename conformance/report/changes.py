@@ -20,13 +20,14 @@ class Verdict(StrEnum):
     UNEXPLAINED = "UNEXPLAINED FAILURES"
     INCOMPLETE = "INCOMPLETE"
     REDUCED = "REDUCED RUN"
+    BUILT = "BUILT, NOT RUN"
     KNOWN = "KNOWN FAILURES"
     GOOD = "ALL PASS"
 
     @property
     def look(self) -> str:
         """A class of the page's style."""
-        return {Verdict.GOOD: "good", Verdict.KNOWN: "known"}.get(self, "bad")
+        return {Verdict.GOOD: "good", Verdict.KNOWN: "known", Verdict.BUILT: "known"}.get(self, "bad")
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,18 @@ def _verdict(newest: Tested, pair: Pair | None) -> Verdict:
         return Verdict.UNEXPLAINED
     if not newest.column.complete or (pair and not pair.found.complete):
         return Verdict.INCOMPLETE
-    if any(newest.warnings):
+    if any(said.startswith("REDUCED") for said in newest.warnings):
         return Verdict.REDUCED
+    if newest.only_built and not newest.failing:
+        return Verdict.BUILT
     return Verdict.KNOWN if newest.failing else Verdict.GOOD
 
 
 def _sentence(newest: Tested, before: Tested | None, pair: Pair | None) -> str:
     on = f" on {newest.where}" if newest.where not in newest.name else ""
     counts = newest.counts
-    said = f"of {newest.ran:,} checks that ran {counts[State.PASS]:,} pass"
+    ran, passed = ("were built", "build") if newest.only_built else ("ran", "pass")
+    said = f"of {newest.ran:,} checks that {ran} {counts[State.PASS]:,} {passed}"
     if newest.failing:
         said += f" and {newest.failing:,} fail ({', '.join(_failing(newest))})"
     rest = [f"{counts[state]:,} {state}" for state in (State.REFUSED, State.NOT_RUN) if counts[state]]

@@ -12,7 +12,7 @@ from itertools import groupby
 from conformance.matrix import Column, Matrix, State, matrix
 from conformance.matrix.cells import Came
 from conformance.matrix.columns import order
-from conformance.qualify.table import Setting
+from conformance.qualify.table import Setting, cause
 from conformance.record import Record
 from conformance.summary import duration
 
@@ -32,12 +32,19 @@ class Tested:
     name: str
     column: Column = field(repr=False)
     came: dict[str, Came] = field(repr=False)
+    asked: frozenset[str] = field(default=frozenset(), repr=False)
+    """Checks that its series was asked for: what runs elsewhere alone is not its concern."""
     lacks: int = 0
     """Checks that another version of its series has a result of, and it has not."""
 
     @cached_property
     def counts(self) -> Counter[State]:
-        return Counter(one.state for one in self.came.values())
+        return Counter(one.state for name, one in self.came.items() if name in self.asked)
+
+    @property
+    def only_built(self) -> bool:
+        """Was it compiled, and never run?"""
+        return self.column.system.place.kind == "compile"
 
     @property
     def ran(self) -> int:
@@ -107,9 +114,11 @@ class Tested:
                 yield f"REDUCED: {title}, not a tier"
             if "shard" not in plan and (left := plan.get("checks", 0) - record.header["planned"]) > 0:
                 yield f"REDUCED: {left} of {plan['checks']} checks of {title} were deselected"
-        if self.lacks:
+        if why := cause([self.column]):
+            yield f"NOT RUN: {why}"
+        elif self.lacks:
             yield f"REDUCED: {self.lacks} checks that another version of its kind has were not run"
-        if self.column.system.place.kind == "compile":
+        if self.only_built:
             yield "BUILT, NOT RUN: this says nothing about numbers"
 
 
@@ -119,8 +128,13 @@ def tested(some: Sequence[Column]) -> tuple[Matrix, list[Tested]]:
     Raises BadRecord for a check that this version of the suite does not know.
     """
     found = matrix(_ordered(some))
+    asked: dict[Setting, set[str]] = defaultdict(set)
+    for column in found.columns:
+        asked[_series(column)].update(column.results)
     columns = zip(_names(found.columns), found.columns, found.came, _lacking(found), strict=True)
-    versions = [Tested(name, column, came, lacks) for name, column, came, lacks in columns]
+    versions = [
+        Tested(name, column, came, frozenset(asked[_series(column)]), lacks) for name, column, came, lacks in columns
+    ]
     return found, versions
 
 

@@ -108,6 +108,24 @@ def test_a_reduced_run_says_so(tmp_path: Path, how: dict[str, Any], said: str) -
     assert said in [said for _, said in made.warnings]
 
 
+def test_a_version_that_does_not_import_says_why(tmp_path: Path) -> None:
+    absent = {"status": "NOT RUN", "reason": "AITER 0.1.11 does not import: no dtypes"}
+    made = page([*two(tmp_path), written(tmp_path, "c.jsonl", dict.fromkeys(OLD, absent), "0.1.11")])
+    assert made.warnings == [("aiter 0.1.11", "NOT RUN: AITER 0.1.11 does not import: no dtypes")]
+
+
+def test_what_was_only_built_is_neither_reduced_nor_lacks_what_runs_elsewhere_alone(tmp_path: Path) -> None:
+    """A relation needs answers, and a target that only builds has none."""
+    built = {PLAIN: PASS, DRAFT: PASS}
+    paths = [*two(tmp_path), written(tmp_path, "c.jsonl", built, "0.1.20.post1", "compile:gfx942")]
+    ran, only_built = page(paths).answers
+    assert ran.verdict is Verdict.GOOD
+    assert only_built.verdict is Verdict.BUILT
+    assert only_built.sentence == "aiter 0.1.20.post1, compile:gfx942: of 2 checks that were built 2 build."
+    broken = written(tmp_path, "d.jsonl", built | {DRAFT: WRONG}, "0.1.21", "compile:gfx950")
+    assert page([*paths, broken]).answers[2].verdict is Verdict.UNEXPLAINED
+
+
 def test_a_whole_run_raises_no_banner(tmp_path: Path) -> None:
     made = page(two(tmp_path))
     assert made.warnings == []
