@@ -38,6 +38,7 @@ def said(feature: str, letters: str) -> str:
         ("pB pB", "throughout, but for ALiBi with sinks"),
         ("pSI pSI", "throughout, but for short contexts; idle sequence"),
         ("pSII pSII", "throughout, but for idle sequence; short contexts"),
+        ("pSBI pSBI", "throughout, but for short contexts; ALiBi with sinks; idle sequence"),
         ("pSBIN pSBIN", "throughout, but for short contexts; ALiBi with sinks; idle sequence; 1 more"),
         ("uS pS", "since v1, but for short contexts"),
         ("uS pp", "since v1"),

@@ -232,3 +232,12 @@ def test_what_was_not_claimed_and_yet_right_did_not_have_the_defect(record: Reco
     )
     (finding,) = table.defects
     assert (finding.counts, finding.seen) == ((None, 0, 1, 1), "since 0.1.16")
+
+
+def test_a_finding_is_shown_by_a_case_rather_than_by_a_relation(record: Record) -> None:
+    """Which is said in fewer words here, and takes two calls."""
+    plain = "decode-causal-bf16-b2-q0+1-h4:2-d64-p16-kv50+70-pages.ascending-contiguous-random"
+    related = "repeated/decode-causal-bf16-b2-q0+1-h4:2-d64-p16-kv50+70-packed-random"
+    (table,) = of_paths([record("0.1.16", {related: MISMATCH, plain: MISMATCH})])
+    (finding,) = table.defects
+    assert (finding.check, finding.counts) == (plain, (2,))
