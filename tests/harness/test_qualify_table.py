@@ -156,6 +156,13 @@ def test_what_is_left_of_a_cut_run_is_not_run(record: Record) -> None:
     assert row(table, "non-causal decode").claim == ""
 
 
+def test_a_cut_run_has_no_cause_and_is_whole_for_whoever_asked_for_no_more(record: Record) -> None:
+    cut = record("0.1.15", {PLAIN: PASS}, planned=(DRAFT, SOFTCAP))
+    for asked, complete in (({PLAIN, DRAFT, SOFTCAP}, False), ({PLAIN}, True)):
+        (version,) = of_paths([cut], lambda _, asked=asked: asked)[0].versions
+        assert (version.cause, version.complete) == ("", complete)
+
+
 def test_only_what_was_asked_for_is_shown(record: Record) -> None:
     path = record("0.1.15", {PLAIN: PASS, DRAFT: MISMATCH})
     (table,) = of_paths([path], lambda _: {PLAIN})
