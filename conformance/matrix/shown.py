@@ -55,10 +55,10 @@ def as_markdown(matrix: Matrix) -> Iterator[str]:
     """One table, and lists of the same notes."""
     numbers = _numbers(matrix)
     targets = [column.system.target for column in matrix.columns]
-    yield _row(["path", "feature", *map("{}<br>{}".format, _headings(matrix), targets)])
-    yield _row(["---"] * (2 + len(targets)))
+    yield markdown_row(["path", "feature", *map("{}<br>{}".format, _headings(matrix), targets)])
+    yield markdown_row(["---"] * (2 + len(targets)))
     for row in matrix.rows:
-        yield _row([f"`{row.path}`", row.feature.name, *(_cell(cell, numbers) for cell in row.cells)])
+        yield markdown_row([f"`{row.path}`", row.feature.name, *(_cell(cell, numbers) for cell in row.cells)])
     yield from ("", "```", *LEGEND, "```", "", *(f"* {line}" for line in _columns(matrix)))
     for note, number in numbers.items():
         yield f"* [{number}] {_note(note)}: `{matrix.example(note)}`"
@@ -190,5 +190,6 @@ def _verdict(matrix: Matrix) -> str:
     return f"NO CELL UNEXPLAINED: of {cells.total()} cells, {cells[State.PASS]} passed whole."
 
 
-def _row(words: Iterable[str]) -> str:
-    return "| " + " | ".join(word.replace("|", r"\|") for word in words) + " |"
+def markdown_row(words: Iterable[str]) -> str:
+    """One of a table in Markdown."""
+    return "| " + " | ".join(word.strip().replace("|", r"\|") for word in words) + " |"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from conformance.matrix.cells import Cell, State
-from conformance.matrix.shown import SIGNS
+from conformance.matrix.shown import SIGNS, markdown_row
 from conformance.qualify.defects import Defect
 from conformance.qualify.table import Row, Table, Tried, word
 
@@ -56,19 +56,19 @@ def as_markdown(tables: Sequence[Table]) -> Iterator[str]:
     yield f"**{verdict(tables)}**"
     for table in tables:
         yield from ("", f"### {table.setting.described}", "")
-        yield _row(["version", "commit", "passed/run/all", ""])
-        yield _row(["---"] * 4)
-        yield from map(_row, map(_tried, table.versions))
+        yield markdown_row(["version", "commit", "passed/run/all", ""])
+        yield markdown_row(["---"] * 4)
+        yield from map(markdown_row, map(_tried, table.versions))
         yield ""
-        yield _row(["feature", *(version.name for version in table.versions), CLAIM])
-        yield _row(["---"] * (2 + len(table.versions)))
+        yield markdown_row(["feature", *(version.name for version in table.versions), CLAIM])
+        yield markdown_row(["---"] * (2 + len(table.versions)))
         for row in table.rows:
-            yield _row([row.name, *map(_cell, row.cells), row.claim])
+            yield markdown_row([row.name, *map(_cell, row.cells), row.claim])
         if table.defects:
             yield ""
-            yield _row(["seen in", "checks, at most", "as", "what", "for instance"])
-            yield _row(["---"] * 5)
-            yield from (_row(_defect(defect, table)) for defect in table.defects)
+            yield markdown_row(["seen in", "checks, at most", "as", "what", "for instance"])
+            yield markdown_row(["---"] * 5)
+            yield from (markdown_row(_defect(defect, table)) for defect in table.defects)
     yield from ("", "```", *LEGEND, "```")
 
 
@@ -155,10 +155,6 @@ def _aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, words)) for words in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)).rstrip()
-
-
-def _row(words: Sequence[str]) -> str:
-    return "| " + " | ".join(word.strip().replace("|", r"\|") for word in words) + " |"
 
 
 def _table(table: Table) -> dict[str, object]:

@@ -64,6 +64,27 @@ def test_the_answer_has_the_figures_of_the_newest_version_against_the_one_before
     )
 
 
+def test_the_answer_says_how_many_fail_and_why(tmp_path: Path) -> None:
+    (answer,) = page(two(tmp_path, new=NEW | {PLAIN: WRONG, WIDE: GAP})).answers
+    assert answer.sentence.endswith(
+        "of 4 checks that ran 2 pass and 2 fail (1 unexplained, 1 as declared gaps expect); 1 refused."
+    )
+
+
+def test_the_answer_of_two_versions_without_a_check_in_common_compares_nothing(tmp_path: Path) -> None:
+    (answer,) = page(two(tmp_path, old={DRAFT: PASS}, new={PLAIN: PASS})).answers
+    assert answer.sentence.endswith("; aiter 0.1.16 has no check in common with it.")
+
+
+def test_beside_an_older_version_that_was_cut_nothing_is_said_to_be_as_it_was(tmp_path: Path) -> None:
+    cut = {check: result for check, result in OLD.items() if check != PLAIN}
+    paths = [
+        written(tmp_path, "a.jsonl", cut, "0.1.16", planned=[PLAIN], cut=True),
+        written(tmp_path, "b.jsonl", NEW, "0.1.17"),
+    ]
+    assert page(paths).answers[0].verdict is Verdict.INCOMPLETE
+
+
 @pytest.mark.parametrize(
     ("new", "verdict"),
     [
