@@ -39,3 +39,10 @@ def test_the_matrix_of_the_records_is_in_its_document() -> None:
     made = matrix(of_records([path for name in names for path in RECORDS.glob(name)]))
     assert "\n".join(FORMATS["markdown"](made)).strip() in (DOCS / "matrix.md").read_text()
     assert made.unexplained == []
+
+
+def test_core_on_the_interpreter_is_explained_whole() -> None:
+    made = matrix(of_records(sorted((RECORDS / "core").glob("*.jsonl.xz"))))
+    assert made.unexplained == []
+    assert made.complete
+    assert sum(one.state is State.FINDING for one in made.came[0].values()) == 42

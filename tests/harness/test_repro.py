@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import site
 import subprocess
 import sys
@@ -55,7 +56,12 @@ def unified_attention(
 """
 
 RIGHT_DESCALE, FIRST_DESCALE = "descale[b].double()[:, None]", "descale[0, 0].double()"
-OUTSIDE = "out.as_strided(out.shape, out.stride(), out.storage_offset() + out.numel())[0] = 0"
+ABORTS = "decode-causal-bf16-b2-q1-h2:2-d16-p8-kv5+2-packed-random"
+
+OUTSIDE = (
+    "import os; k.shape[1] == 8 and os.abort(); "
+    "out.as_strided(out.shape, out.stride(), out.storage_offset() + out.numel())[0] = 0"
+)
 
 SCRIPT = """
 import contextlib, io, json, sys
@@ -96,7 +102,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("repro")
     tree(folder / "right", "stride_kz", RIGHT_DESCALE, "pass")
     wrong = tree(folder / "wrong", "PAGE * stride_kn", FIRST_DESCALE, OUTSIDE)
-    cases = {"kvcache": KVCACHE, "unified": UNIFIED, "passes": PASSES, "declined": DECLINED}
+    cases = {"kvcache": KVCACHE, "unified": UNIFIED, "passes": PASSES, "declined": DECLINED, "aborts": ABORTS}
     words = [["--aiter", str(wrong), "--target", "interpreter", case, "-o", str(folder / name)]
              for name, case in cases.items()]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -107,7 +113,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     assert done.returncode == 0, done.stderr
     said = dict(zip(cases, (Done(*one) for one in json.loads(done.stdout)), strict=True))
     python = python_without_this_project(folder / "venv")
-    asked = [(bundle, aiter) for bundle in ("kvcache", "unified") for aiter in ("right", "wrong")]
+    asked = [(bundle, aiter) for bundle in ("kvcache", "unified", "aborts") for aiter in ("right", "wrong")]
     with ThreadPoolExecutor(2) as two:
         ran = two.map(lambda one: as_a_stranger(python, folder / one[0] / "reproduce.py", folder / one[1]), asked)
     return Session(folder, said, dict(zip(asked, ran, strict=True)), python)
@@ -170,6 +176,17 @@ def test_the_script_fails_where_the_case_failed_and_passes_on_a_correct_kernel(s
 def test_what_is_written_beside_an_output_is_found_by_the_script(session: Session) -> None:
     assert "wrote outside its output" in (session.folder / "unified" / "issue.md").read_text()
     assert figures(session.scripts["unified", "wrong"])["an element"] == torch.inf
+
+
+def test_what_kills_its_process_is_written_down_without_being_called(session: Session) -> None:
+    """The script dies of it, and says where it does not that this is all it knows."""
+    assert session.done["aborts"].code == 0, session.done["aborts"].printed
+    assert session.done["aborts"].out.startswith(f"CRASH  {ABORTS}\n")
+    assert "# unified_attention: CRASH, " in (session.folder / "aborts" / "issue.md").read_text()
+    wrong, right = (session.scripts["aborts", aiter] for aiter in ("wrong", "right"))
+    assert wrong.code == -signal.SIGABRT, wrong.printed
+    assert right.code == 0, right.printed
+    assert "It killed its process where this was written, and runs here" in right.out
 
 
 def test_tensors_keep_their_strides_and_share_their_memory(session: Session) -> None:

@@ -74,12 +74,13 @@ def _main(options: argparse.Namespace) -> int:
         raise BadCase("a compile target runs no kernel, whose call could be written down")
     if system.source is None:
         raise NoBundle(f"backend {system.backend.name} does not call AITER, which a bundle is about")
+    lost = _lost(case, system)
     try:
         with heard_by(ear.hear):
             target = system.start()
     except NotReady as e:
         raise NoBundle(str(e), NOTHING_RAN) from e
-    ran = Ran.of(case, system, target, ear)
+    ran = Ran.without_the_call(case, system, target, ear, lost) if lost else Ran.of(case, system, target, ear)
     if ran.verdict.status is Status.UNSUPPORTED:
         raise NoBundle(f"the case is declined, so that there is nothing to report: {ran.verdict.reason}", NOTHING_RAN)
     if ran.verdict.status is Status.PASS:
@@ -87,6 +88,19 @@ def _main(options: argparse.Namespace) -> int:
     for line in _write(ran, options.output):
         print(line)
     return WRITTEN
+
+
+def _lost(case: Case, system: System) -> Verdict | None:
+    """The verdict on a case that kills its process, or keeps it for ever: found out in another one."""
+    from conformance.check import Check
+    from conformance.judge import Verdict
+    from conformance.status import Status
+    from conformance.triage.trials import trials_of
+
+    with trials_of(system) as trials:
+        outcome = trials.run(Check(case))
+    lost = outcome.status in (Status.CRASH, Status.TIMEOUT)
+    return Verdict(outcome.status, str(outcome.result.get("reason", ""))) if lost else None
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
@@ -139,6 +153,17 @@ class Ran:
                 raise NoBundle(f"no script can be written: {e}") from e
         return cls(case, system, target, verdict, prepared.inputs, wanted, ear.first)
 
+    @classmethod
+    def without_the_call(cls, case: Case, system: System, target: Target, ear: Ear, verdict: Verdict) -> Ran:
+        """Everything up to the first call of AITER, which would not return. Raises NoBundle."""
+        from conformance.execute import prepare, run
+
+        prepared, ear.stops = prepare(case, target), True
+        run(case, system.backend, target, prepared)
+        if ear.first is None:
+            raise NoBundle(f"{verdict.status}, and AITER was not called: {verdict.reason}")
+        return cls(case, system, target, verdict, prepared.inputs, None, ear.first)
+
 
 def answer(case: Case, inputs: Inputs, backend: Backend) -> Answer:
     """What a backend answers, also where it declines and can be probed. Raises what it raises."""
@@ -164,9 +189,8 @@ def _write(ran: Ran, folder: Path) -> list[str]:
     issue = Issue(ran.case, ran.verdict, ran.call, ran.system, ran.target, ran.system.source)
     arch = ran.target.arch if ran.target.arch.startswith("gfx") else "gfx942"
     try:
-        text = script(
-            ran.call, ran.expected, f"{ran.call.function}: {ran.verdict.status}; {ISSUE} has the facts.", arch
-        )
+        title = f"{ran.call.function}: {ran.verdict.status}; {ISSUE} has the facts."
+        text = script(ran.call, ran.expected, title, arch, ran.verdict.status)
     except NotWritable as e:
         raise NoBundle(f"no script can be written: {e}") from e
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,15 +32,21 @@ class KernelCall:
         return {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
 
 
+class NotCalled(Exception):
+    """A call was heard, and not made."""
+
+
 @dataclass
 class Ear:
     """Hears the calls of every kernel that is loaded through it; keeps the first, and counts them.
 
-    With `instead` in place a kernel is not run: that answers, given the arguments by name.
+    With `instead` in place a kernel is not run: that answers, given the arguments by name. What kills its process is
+    only heard: with `stops` the first call raises NotCalled once it is kept.
     """
 
     first: KernelCall | None = None
     count: int = 0
+    stops: bool = False
     instead: Callable[[dict[str, Any]], Any] | None = field(default=None, repr=False)
 
     def hear(self, module: str, function: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +65,8 @@ class Ear:
             if self.count > 1:
                 return kernel(*positional, **named)
             self.first = KernelCall(module, function, arguments, _memory_of(arguments))
+            if self.stops:
+                raise NotCalled(function)
             self.first.returned = kernel(*positional, **named)
             return self.first.returned
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from conformance.judge import ROW_NOISE_LIMIT
+from conformance.status import Status
 from conformance.triage.repro.expected import Expected
 from conformance.triage.repro.heard import KernelCall
 
@@ -25,14 +26,17 @@ found = {{"an element": over(out, have["out"], have["out.bound"]).max(), "a row"
 for what, x in found.items(): print(f"{{x:9.3g}} x the error that rounding allows {{what}}")
 sys.exit(int(max(found.values()) > 1))"""
 
-RAN = 'print("It raised where this was written, and runs here: whether its output is right was not asked.")'
+RAN = 'print("It {how} where this was written, and runs here: whether its output is right was not asked.")'
+
+LOST = {Status.CRASH: "killed its process", Status.TIMEOUT: "did not return"}
+"""How a call ended that gave no output; others raised."""
 
 
 class NotWritable(Exception):
     """A call that cannot be spelled out, in one sentence."""
 
 
-def script(call: KernelCall, expected: Expected | None, title: str, arch: str) -> str:
+def script(call: KernelCall, expected: Expected | None, title: str, arch: str, status: Status) -> str:
     """The script, under 60 lines; without `expected` it only calls. Raises NotWritable."""
     text = resources.files(__name__.rpartition(".")[0]).joinpath("reproduce.py.template").read_text(encoding="utf-8")
     return Template(text).substitute(
@@ -41,7 +45,7 @@ def script(call: KernelCall, expected: Expected | None, title: str, arch: str) -
         module=call.module,
         function=call.function,
         call=_wrapped(_assigned(call, expected)),
-        compare=RAN if expected is None else _compare(expected),
+        compare=RAN.format(how=LOST.get(status, "raised")) if expected is None else _compare(expected),
     )
 
 
