@@ -18,5 +18,7 @@ def refuse_too_much(needed: int, device: torch.device) -> None:
 
 
 def shown(size: int) -> str:
-    """`15.9 GiB`; `192 GiB`, where that is all there is to say; `320 MiB`, where it is less than one."""
+    """`15.9 GiB`; `192 GiB`, where that is all there is to say; `320 MiB` or `12 KiB`, where it is less than one."""
+    if size < 2**20:
+        return f"{-(-size // 2**10)} KiB"
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f}".removesuffix(".0") + " GiB"

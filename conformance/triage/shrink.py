@@ -32,7 +32,7 @@ WINDOW = 8
 PLAIN = {
     "chunk": 0, "window": (-1, -1), "softcap": 0.0, "alibi": False, "sinks": False, "table_width": 1,
     "page_order": "shuffled", "scale": 0.0, "fused_q": False, "q_dtype": "", "per_head_descales": False,
-    "cache_dtype": "", "max_keys": 0,
+    "per_sequence_descales": False, "cache_dtype": "", "max_keys": 0,
 }  # fmt: skip
 """What a case is without features, in the order in which they are dropped."""
 
@@ -123,25 +123,42 @@ def _with(case: Case, **changes: object) -> Callable[[], Case]:
     return lambda: replace(case, **changes)  # type: ignore[arg-type]
 
 
+Lengths = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Queries and keys of each sequence, and the bound of the keys; 0 for none."""
+
+
 def _lengths(case: Case, start: Case) -> Offers:
-    """Known small batches that do what the start does."""
-    for queries, keys, bound in sorted(_batches(start), key=lambda one: (len(one[0]), max(one[0]), sum(one[1]))):
-        threshold = 0 if start.step == DECODE else 1
-        yield _with(case, query_lens=queries, seq_lens=keys, max_keys=bound, decode_threshold=threshold, chunk=0)
-        if case.chunk:
-            yield _with(case, query_lens=queries, seq_lens=keys, max_keys=bound, decode_threshold=threshold)
+    """Known small batches that do what the start does, or one of the things that a mixed one does."""
+    some = [(lengths, 0) for lengths in _decodes(start)] + [(lengths, 1) for lengths in _prompts(start)]
+    for (queries, keys, bound), threshold in sorted(some, key=lambda one: _size(one[0])):
+        smaller = _with(
+            case, query_lens=queries, seq_lens=keys, max_keys=bound, decode_threshold=threshold, chunk=0,
+            per_sequence_descales=case.per_sequence_descales and len(queries) > 1,
+        )  # fmt: skip
+        yield smaller
+        if case.chunk and threshold:
+            yield lambda smaller=smaller: replace(smaller(), chunk=case.chunk)
 
 
-def _batches(start: Case) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], int]]:
-    m = FEW_QUERIES
-    pairs = list(zip(start.query_lens, start.seq_lens, strict=True))
-    if start.step != DECODE:
-        for kind in dict.fromkeys(start.kinds):
-            whole = FEW_KEYS if kind == PREFILL else 2 * FEW_KEYS
-            yield (FEW_KEYS if kind != DECODE else 1,), (whole,), 0
-        if EXTEND in start.kinds:
-            yield (FEW_KEYS,), (MANY_KEYS,), 0
+def _size(lengths: Lengths) -> tuple[int, int, int]:
+    queries, keys, _ = lengths
+    return len(queries), max(queries), sum(keys)
+
+
+def _prompts(start: Case) -> Iterator[Lengths]:
+    """One sequence that prefills, or extends a short or a long context."""
+    if PREFILL in start.kinds:
+        yield (FEW_KEYS,), (FEW_KEYS,), 0
+    if EXTEND in start.kinds:
+        yield (FEW_KEYS,), (2 * FEW_KEYS,), 0
+        yield (FEW_KEYS,), (MANY_KEYS,), 0
+
+
+def _decodes(start: Case) -> Iterator[Lengths]:
+    pairs = [pair for *pair, kind in zip(start.query_lens, start.seq_lens, start.kinds, strict=True) if kind == DECODE]
+    if not pairs:
         return
+    m = FEW_QUERIES
     bounds = (0, BOUND) if start.causal else (0,)
     for bound in bounds:
         for queries in (1, m):
@@ -165,7 +182,7 @@ def _features(case: Case, _: Case) -> Offers:
 def _without(name: str) -> Move:
     def drop(case: Case, _: Case) -> Offers:
         if name == "cache_dtype":
-            yield _with(case, cache_dtype="", per_head_descales=False)
+            yield _with(case, cache_dtype="", per_head_descales=False, per_sequence_descales=False)
         yield _with(case, **{name: PLAIN[name]})
 
     return drop

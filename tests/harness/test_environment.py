@@ -99,7 +99,7 @@ def test_all_visible_gpus_are_named_and_who_said_so(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(192 * GIB, "192 GiB"), (int(15.94 * GIB), "15.9 GiB"), (5 * 2**26, "320 MiB")]
+    ("size", "said"), [(192 * GIB, "192 GiB"), (int(15.94 * GIB), "15.9 GiB"), (5 * 2**26, "320 MiB"), (2_500, "3 KiB")]
 )
 def test_sizes_read_as_people_say_them(size: int, said: str) -> None:
     assert shown(size) == said
@@ -131,7 +131,7 @@ def test_a_case_that_does_not_fit_is_a_resource_verdict(device: SimpleNamespace,
     target, backend = target_on("gfx942"), load("torch")
     verdict = relate(RELATIONS[relation], CASE, backend, target) if relation else run(CASE, backend, target)
     assert verdict.status is Status.RESOURCE
-    assert verdict.reason == "needs 2 MiB, the device has 0 MiB free of 16 GiB"
+    assert verdict.reason == "needs 2 MiB, the device has 16 KiB free of 16 GiB"
 
 
 TORCH_SAYS = (

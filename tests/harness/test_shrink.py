@@ -69,6 +69,28 @@ def test_every_start_leads_to_the_same_smallest_case(name: str) -> None:
     assert max(Case.parse(smallest).seq_lens) == keys
 
 
+MIXED = "mixed-causal-bf16-b3-q8+40+33-h4:2-d128-p32-kv90+150+33-w20:inf-t8-packed-needle"
+
+
+@pytest.mark.parametrize(
+    ("kind", "smallest", "starts"),
+    [
+        ("decode", "decode-causal-bf16-b1-q1-h1:1-d64-p16-kv1-contiguous-random",
+         [MIXED, "decode-causal-fp16-b2-q5-h4:4-d96-p64-kv700+20-max4096-sliced-large"]),
+        ("extend", "extend-causal-bf16-b1-q20-h1:1-d64-p16-kv32-t1-contiguous-random",
+         [MIXED, "extend-causal-fp16-b2-q40+33-h4:2-d64-p16-kv700+90-cache.e4m3fn-descale.seq-t8-sliced-random"]),
+        ("prefill", "prefill-causal-bf16-b1-q20-h1:1-d64-p16-kv20-t1-contiguous-random",
+         [MIXED, "prefill-causal-fp16-b2-q70+33-h6:1-d64-p16-kv70+33-alibi-t1-packed-needle"]),
+    ],
+)  # fmt: skip
+def test_of_a_mixed_batch_what_fails_is_left(kind: str, smallest: str, starts: list[str]) -> None:
+    failure = Signature("MISMATCH", frozenset(), "output", "with keys")
+    for start in starts:
+        shrinking = Shrinking(lambda check: failure if kind in check.case.kinds else None)
+        assert shrinking.smallest(Check.parse(start), failure).id == smallest
+        assert not shrinking.spent
+
+
 def test_another_failure_is_not_followed() -> None:
     """A smaller case that fails in another way is not the failure that somebody asked about."""
     start = Check.parse("decode-noncausal-bf16-b2-q8-h8:2-d128-p16-kv200+77-packed-random")
