@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.aiter_repository import EXPORTED, Repository
+from conformance.record import right
 from conformance.status import Status
 from conformance.summary import duration
 from conformance.triage.history import NEW, OLD, SKIPPED, Commit, History
@@ -97,9 +98,9 @@ class Bisection:
         for trial, name in ((bad, self.bad), (good, self.good)):
             if trial["status"] == Status.NOT_RUN:
                 raise CannotBisect(f"on {name[:10]} the check cannot be tried: {trial['reason']}")
-        if bad["status"] == Status.PASS:
-            raise CannotBisect(f"on the bad end, {self.bad[:10]}, the check does not fail: it is PASS")
-        if good["status"] != Status.PASS:
+        if right(bad):
+            raise CannotBisect(f"on the bad end, {self.bad[:10]}, the check does not fail: it is {bad['status']}")
+        if not right(good):
             raise CannotBisect(f"on the good end, {self.good[:10]}, the check does not pass: it is {good['status']}")
 
     def _told(self, commit: str, what: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from conformance import __version__
 from conformance.aiter_source import AiterNotFound, cache_folder
 from conformance.check import Check
-from conformance.record import digest
+from conformance.record import digest, right
 from conformance.status import Status
 from conformance.system import NotReady, choose
 from conformance.triage.signature import Signature
@@ -22,7 +22,7 @@ from conformance.triage.trials import trials_of
 PLAN, TRIALS = "plan.json", "trials.jsonl"
 
 GOOD, BAD, SKIP = "good", "bad", "skip"
-"""What a commit is: the check passes, fails as it does on the bad one, or neither."""
+"""What a commit is: the check is answered rightly, fails as it does on the bad one, or neither."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Trial:
 
     def word(self, failure: Signature) -> str:
         """GOOD, BAD or SKIP: only what fails in the same way is bad."""
-        if self.result["status"] == Status.PASS:
+        if right(self.result):
             return GOOD
         return BAD if Signature.of(self.result).is_same(failure) else SKIP
 

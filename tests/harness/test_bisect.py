@@ -23,6 +23,8 @@ RESULTS: dict[str, dict[str, Any]] = {
     "wrong": {"status": "MISMATCH", "path": "kvcache", "reason": "an element exceeds its error bound",
               "rows": "with keys"},
     "nan": {"status": "NONFINITE", "path": "kvcache", "reason": "3 elements are not finite, 3 of them NaN"},
+    "unclaimed": {"status": "UNSUPPORTED", "reason": "no idle sequence; not claimed, and yet right"},
+    "declined": {"status": "UNSUPPORTED", "reason": "no idle sequence; refused by the kernel too: no"},
     "absent": {"status": "NOT RUN", "reason": "AITER does not import"},
 }  # fmt: skip
 """What comes of the case on a commit whose kernel answers so."""
@@ -94,6 +96,17 @@ def test_the_first_bad_commit_is_found(bisect: Callable[..., Done], tried: Tried
     assert f"+1 -1  {KERNEL}" in done.out
     assert len(tried) == len(set(tried)) <= 2 + 3
     assert state(checkout) == before
+
+
+def test_what_is_not_claimed_and_yet_right_is_good(bisect: Callable[..., Done], tmp_path: Path) -> None:
+    checkout, commits = history(tmp_path / "aiter", *["unclaimed"] * 3, *["wrong"] * 2)
+    done = bisect(checkout.path, "--good", "v1.0", "--bad", "v2.0")
+    assert done.code == 0, done.printed
+    assert field(done, "commit") == commits[3]
+    swapped, _ = history(tmp_path / "other", "right", "unclaimed")
+    assert "the check does not fail: it is UNSUPPORTED" in bisect(swapped.path, "--good", "v1.0", "--bad", "v2.0").err
+    refused, _ = history(tmp_path / "third", "declined", "wrong")
+    assert "the check does not pass: it is UNSUPPORTED" in bisect(refused.path, "--good", "v1.0", "--bad", "v2.0").err
 
 
 def test_the_first_good_commit_is_found_in_a_bare_repository(bisect: Callable[..., Done], tmp_path: Path) -> None:
