@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
         others = None if options.here else Elsewhere(system)
         target = system.start()
     except NotReady as e:
-        print(f"conformance: {e}")
+        print(f"conformance: {e}", file=sys.stderr)
         return NOTHING_RAN
     found = explained(case, system, target, options.seconds or 60.0, others)
     print(found.as_json() if options.format == "json" else "\n".join(found.text(case)))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from conformance.record import read
 from tests.harness.conftest import Done
 
@@ -98,3 +100,14 @@ def test_a_run_says_what_a_failure_looks_like(start: Callable[..., Done], elsewh
     line = "as if a causal mask were applied, though the case has none: explains all of the error"
     assert f"  looks   {line}" in done.out
     assert [case["looks"] for case in read(path).cases] == [line]
+
+
+def test_where_nothing_can_run_it_says_so_beside_its_output(
+    start: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+    done = start("explain", CASE, "--backend", "torch", "--target", "gpu", "--here", options=())
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("conformance: no GPU is visible")
+    assert done.err.count("\n") == 1
