@@ -10,7 +10,7 @@ from conformance.case import Case
 from conformance.judge import judge
 from conformance.status import Status
 from conformance.triage.attribution import attribute
-from conformance.triage.causes import heads, masks
+from conformance.triage.causes import TABLE, heads, masks
 from tests.harness.correct import CORRECT
 from tests.harness.defects import DEFECTS
 from tests.harness.flash import Flash
@@ -121,3 +121,27 @@ def test_causes_whose_answers_differ_by_less_than_noise_are_told_together() -> N
     found = attribute(some, inputs, want, out, lse, profile)
     assert {"length of the longest", "length of the table"} <= set(found.names)
     assert len(found.explains) == 1
+
+
+def test_what_explains_a_part_is_named_with_its_share_and_explains_nothing() -> None:
+    """Two heads as if there were no mask, two as nothing would have them."""
+    inputs, want = problem(CASE)
+    out = torch.randn(want.out.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    out[:, :2] = Flash(causal=lambda _: False)(CASE, inputs)[0][:, :2]
+    found = attribute(CASE, inputs, want, out, table=masks.TABLE)
+    assert not found.explains
+    assert found.partly[0].name == "not causal"
+    assert 0.4 < found.partly[0].share < 0.6
+
+
+def test_without_time_nothing_is_asked_and_that_is_said() -> None:
+    inputs, want = problem(CASE)
+    found = attribute(CASE, inputs, want, torch.zeros(5 * 2, 4, 32).bfloat16(), seconds=0.0)
+    assert (found.asked, found.left_out, found.names) == (0, len(TABLE), ())
+
+
+def test_rounding_is_not_asked_about_where_the_error_is_none_of_rounding() -> None:
+    inputs, want = problem(CASE)
+    right = want.out.bfloat16()
+    assert attribute(CASE, inputs, want, right.flip(0), pairs=False).asked == sum(not cause.rounds for cause in TABLE)
+    assert attribute(CASE, inputs, want, right * 1.02, pairs=False).asked == len(TABLE)

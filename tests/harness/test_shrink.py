@@ -69,6 +69,21 @@ def test_every_start_leads_to_the_same_smallest_case(name: str) -> None:
     assert max(Case.parse(smallest).seq_lens) == keys
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"status": "NONFINITE", "path": "unified", "reason": "3 elements are not finite, 2 of them NaN",
+          "rows": "with keys"}, "NONFINITE, NaN, in rows with keys, on unified"),
+        ({"status": "NONFINITE", "reason": "3 elements are not finite, 0 of them NaN"}, "NONFINITE, infinity"),
+        ({"status": "MISMATCH", "path": "extend.mha+kvcache", "reason": "an lse exceeds its error bound"},
+         "MISMATCH, lse, on extend.mha+kvcache"),
+        ({"status": "MISMATCH", "reason": "an element exceeds its error bound"}, "MISMATCH, output"),
+    ],
+)  # fmt: skip
+def test_a_signature_in_words(result: dict[str, str], said: str) -> None:
+    assert str(Signature.of(result)) == said
+
+
 MIXED = "mixed-causal-bf16-b3-q8+40+33-h4:2-d128-p32-kv90+150+33-w20:inf-t8-packed-needle"
 
 
