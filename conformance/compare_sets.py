@@ -10,7 +10,7 @@ from pathlib import Path
 from conformance.compare import Comparison, compare
 from conformance.matrix.columns import System
 from conformance.merge import merged
-from conformance.record import BadRecord, Record, read
+from conformance.record import BadRecord, Record, in_folder, read
 
 Naming = Callable[[Record], Hashable]
 
@@ -48,7 +48,7 @@ def of(words: str) -> list[Record]:
     """
     path = Path(words)
     if path.is_dir():
-        paths = sorted(path.glob("*.jsonl"))
+        paths = in_folder(path)
         if not paths:
             raise BadRecord(f"{path} holds no record")
     else:

@@ -69,6 +69,11 @@ def right(result: Result) -> bool:
     )
 
 
+def in_folder(folder: Path) -> list[Path]:
+    """The files of a folder that are named as records are, those that xz made small among them. Raises OSError."""
+    return sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.xz")])
+
+
 def try_to_write(path: Path) -> None:
     """Raises OSError if `path` cannot be written; leaves what is there, or that nothing is there, as it was."""
     is_new = not path.exists()
@@ -171,9 +176,9 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    """Read a record, or one that xz made small; one that was cut short, even within a line, keeps what it has.
+    """Read a record; one that was cut short, even within a line, keeps what it has.
 
-    Raises BadRecord.
+    What xz made small is read too, if it is whole. Raises BadRecord.
     """
     header, *entries = _entries(path)
     cases, footer = [], None

@@ -13,7 +13,7 @@ from conformance.matrix.cells import Came, Cell, State
 from conformance.qualify.spans import Way, claim, seen
 
 MOST_NAMED = 3
-"""Concerns of other features that a claim names, those of most checks; the others are counted."""
+"""Concerns of other features that a claim names, those of most checks of the last versions; the others are counted."""
 
 
 def claimed(feature: str, versions: Sequence[str], cells: Sequence[Cell]) -> str:

@@ -39,7 +39,9 @@ def main(options: argparse.Namespace) -> int:
 def _main(options: argparse.Namespace) -> int:
     store = Store(options.output)
     if not options.aiter:
-        return _show(table.of_paths(store.records()), options.format)
+        if not (records := store.records()):
+            raise BadPlace(f"{options.output} holds no record: name what to qualify with --aiter")
+        return _show(table.of_paths(records), options.format)
     _check(options)
     checks = of_tier(options.tier)
     found, notes = versions(options.aiter, options.every)

@@ -22,7 +22,7 @@ from conformance.check import Check
 from conformance.plan import Plan, joint
 from conformance.qualify.places import Place
 from conformance.qualify.versions import Version
-from conformance.record import BadRecord, Record, Result, check_id, digest, read, with_result
+from conformance.record import BadRecord, Record, Result, check_id, digest, in_folder, read, with_result
 from conformance.status import Status
 
 DRAFT, SUPERSEDED, LOCK = ".draft", "superseded", ".lock"
@@ -75,7 +75,7 @@ class Store:
     def records(self) -> list[Path]:
         """All that are there. Raises BadRecord for a folder that cannot be read."""
         try:
-            return sorted(self.folder.glob("*.jsonl"))
+            return in_folder(self.folder)
         except OSError as e:
             raise BadRecord(f"cannot read {self.folder}: {e.strerror}") from e
 

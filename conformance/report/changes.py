@@ -62,12 +62,14 @@ def pairs(versions: Sequence[Tested]) -> Iterator[Pair]:
 
 
 def answers(versions: Sequence[Tested], every: Sequence[Pair]) -> Iterator[Answer]:
-    """One for each series: its newest version, against the one before."""
+    """One for each series: its newest version, against the last before it of which anything ran."""
     by_numbers = {(pair.old, pair.new): pair for pair in every}
     for some in in_series(versions):
         at, newest = some[-1]
-        pair = by_numbers.get((some[-2][0], at)) if len(some) > 1 else None
-        yield Answer(_verdict(newest, pair), _sentence(newest, some[-2][1] if len(some) > 1 else None, pair))
+        earlier = [(number, version) for number, version in some[:-1] if version.ran]
+        before = earlier[-1] if earlier else None
+        pair = by_numbers.get((before[0], at)) if before else None
+        yield Answer(_verdict(newest, pair), _sentence(newest, before[1] if before else None, pair))
 
 
 def _verdict(newest: Tested, pair: Pair | None) -> Verdict:

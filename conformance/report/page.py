@@ -88,7 +88,8 @@ class Page:
         cell = row.cells[version]
         if (worst := cell.state) not in FAILING:
             return None
-        return next(at for at, one in zip(row.checks, cell.came, strict=True) if one.state is worst)
+        check = next(one.check for one in cell.came if one.state is worst)
+        return next(at for at in row.checks if self.checks[at] == check)
 
     def fails_in(self, failure: Failure) -> int:
         """In how many versions it fails."""
@@ -135,7 +136,8 @@ def _rows(versions: Sequence[Tested], checks: Mapping[str, Check]) -> Iterator[R
     """A feature whichever path it goes."""
     number = {name: at for at, name in enumerate(checks)}
     for feature, own in features.by_feature(checks, [version.column.results for version in versions]):
-        cells = tuple(Cell(tuple(version.came[name] for name in own)) for version in versions)
+        # What its series was not asked for is no concern of a version: a relation where kernels are only built.
+        cells = tuple(Cell(tuple(version.came[name] for name in own if name in version.asked)) for version in versions)
         yield Row(feature, tuple(number[name] for name in own), cells, tuple(_claims(feature, versions, cells)))
 
 

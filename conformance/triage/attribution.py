@@ -47,7 +47,11 @@ of a few elements alone, and not that of the many, is none that the kernel makes
 
 NEARLY = 0.001
 """A mistake can lose digits besides, as where a denominator gets too small: one that leaves so little of the error
-energy, and brings at least half of the elements within the budget, explains an output that no two explain in full."""
+energy, brings at least half of the wrong elements within the budget and keeps the others there, explains an output that
+nothing explains in full. NaN outweighs all other error, so that the energy alone tells only where it is."""
+
+MOST_WORSE = 0.05
+"""Of the right elements, those that may leave the budget then."""
 
 SURVIVORS = 10
 """So many of those that take most of the error from the sampled rows are judged in full."""
@@ -85,8 +89,8 @@ class Explanation:
 
     @property
     def nearly(self) -> bool:
-        """Does it leave next to nothing of the error?"""
-        return self.left <= NEARLY and self.share >= LEAST_SIMULATED
+        """Does it leave next to nothing of the error, and the right elements right?"""
+        return self.left <= NEARLY and self.share >= LEAST_SIMULATED and self.worse <= MOST_WORSE
 
     @property
     def rank(self) -> tuple[int, int]:

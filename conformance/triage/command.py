@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from conformance.case import Case
     from conformance.execute import Prepared
     from conformance.judge import Verdict
+    from conformance.outcome import Outcome
     from conformance.system import System
     from conformance.targets import Target
     from conformance.triage.elsewhere import Elsewhere
@@ -51,6 +52,9 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     system = choose(options.backend, options.target, options.aiter)
     if system.only_builds:
         raise BadCase("a compile target has no answers to explain")
+    if (lost := lost_with(case, system)) is not None:
+        print(_as_json(case, system, lost.result) if options.format == "json" else lost.text)
+        return NOT_CONFORMANT
     try:
         others = None if options.here else Elsewhere(system)
         target = system.start()
@@ -58,7 +62,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
         print(f"conformance: {e}", file=sys.stderr)
         return NOTHING_RAN
     found = explained(case, system, target, options.seconds or 60.0, others)
-    print(found.as_json() if options.format == "json" else "\n".join(found.text(case)))
+    print(found.as_json(case, system) if options.format == "json" else "\n".join(found.text(case, system)))
     return CONFORMANT if found.verdict.status.conformant else NOT_CONFORMANT
 
 
@@ -70,21 +74,37 @@ class Explained:
     verdict: Verdict
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
-    def text(self, case: Case) -> Iterator[str]:
+    def text(self, case: Case, system: System) -> Iterator[str]:
         """As a person reads it; the repro comes last."""
         *lines, repro = self.head.splitlines()
         if self.verdict.status.conformant:
             reason = f": {self.verdict.reason}" if self.verdict.reason else ", so there is nothing to explain"
-            yield f"{self.verdict.status}  {case.id}{reason}"
+            yield f"{self.verdict.status}  {system.name}   {case.id}{reason}"
             return
         # What anatomy says of rows is said once.
         yield from (line for line in lines if not (self.pairs and line.startswith(("  where ", "  looks "))))
         yield from (f"  {word:<7} {said}" for word, said in self.pairs)
         yield repro
 
-    def as_json(self) -> str:
+    def as_json(self, case: Case, system: System) -> str:
         """For a machine."""
-        return json.dumps({"status": str(self.verdict.status), "reason": self.verdict.reason, "lines": self.pairs})
+        return _as_json(case, system, {"status": self.verdict.status, "reason": self.verdict.reason}, self.pairs)
+
+
+def lost_with(case: Case, system: System) -> Outcome | None:
+    """What came of a case that kills its process, or keeps it for ever: found out in another one. None for others."""
+    from conformance.check import Check
+    from conformance.status import Status
+    from conformance.triage.trials import trials_of
+
+    with trials_of(system) as trials:
+        outcome = trials.run(Check(case))
+    return outcome if outcome.status in (Status.CRASH, Status.TIMEOUT) else None
+
+
+def _as_json(case: Case, system: System, result: Mapping[str, object], lines: Sequence[tuple[str, str]] = ()) -> str:
+    said = {"status": str(result["status"]), "reason": result.get("reason", ""), "lines": lines}
+    return json.dumps({"case": case.id, "system": system.name, **said, "repro": system.repro(case.id)})
 
 
 def explained(case: Case, system: System, target: Target, seconds: float, others: Elsewhere | None) -> Explained:

@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def main(options: argparse.Namespace, _: list[str]) -> int:
-    """Exit code 0 with a case that fails, 2 where the check passes, 3 where it cannot be run."""
+    """Exit code 0 with a case that fails, 2 where the check passes or is declined, 3 where it cannot be run."""
     from conformance.triage.shrink import MOST_RUNS, Shrinking
     from conformance.triage.signature import Signature
     from conformance.triage.trials import trials_of
@@ -42,7 +42,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
 
         def signature_of(check: Check) -> Signature | None:
             result = trials.run(check).result
-            return None if result["status"] == Status.PASS else Signature.of(result)
+            return None if Status(result["status"]).conformant else Signature.of(result)
 
         outcome = trials.run(check)
         if outcome.status is Status.NOT_RUN:
@@ -50,7 +50,9 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
             return NOTHING_RAN
         failure = signature_of(check)
         if failure is None:
-            print(f"conformance: the check passes, so that there is nothing to shrink: {check.id}", file=sys.stderr)
+            how = {Status.UNSUPPORTED: "is declined"}.get(outcome.status, "builds" if system.only_builds else "passes")
+            said = f"with {system.name} the check {how}, so that there is nothing to shrink: {check.id}"
+            print(f"conformance: {said}", file=sys.stderr)
             return BAD_USAGE
         print(f"start   {check.id}\n        {failure}", flush=True)
         shrinking = Shrinking(signature_of, _say)

@@ -124,7 +124,7 @@ class _Work:
                 self.examined.clear()
                 return f"nothing runs here: {why} ({INSTEAD})"
             except KeyboardInterrupt:
-                return "interrupted: the page has what was done"
+                return "interrupted: shown is what was done"
         return ""
 
     def page(self, stopped: str) -> Page:

@@ -175,7 +175,7 @@ def _decodes(start: Case) -> Iterator[Lengths]:
 
 
 def _features(case: Case, _: Case) -> Offers:
-    """Without any, then without one after the other."""
+    """Without any of them."""
     yield _with(case, **{name: plain for name, plain in PLAIN.items() if name != "max_keys"})
 
 
@@ -208,7 +208,7 @@ def _queries(case: Case, _: Case) -> Offers:
 
 
 def _keys(case: Case, _: Case) -> Offers:
-    """Of the longest sequence, and of the others as many as there are queries or none."""
+    """Of the longest sequence."""
     longest = max(range(case.batch), key=lambda b: case.seq_lens[b])
     extra = case.query_lens[longest] if case.step != DECODE else 0
     for keys in KEYS:

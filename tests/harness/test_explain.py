@@ -1,5 +1,6 @@
 """`explain`, and the line that a failing case of a run has of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.harness.conftest import Done
 CASE = "decode-noncausal-bf16-b2-q4-h4:2-d32-p4-kv21+9-packed-random"
 
 BACKEND = """
+import os
 from dataclasses import replace
 from conformance.backends.torch import attend
 from tests.harness.flash import Flash
@@ -23,6 +25,9 @@ def shuffled(case, inputs):
 
 def right(case, inputs):
     return attend(case, inputs)
+
+def aborts(case, inputs):
+    os.abort()
 
 calls = []
 
@@ -77,7 +82,17 @@ def test_answers_that_differ_from_call_to_call_are_said_to(command: Callable[...
 def test_a_case_that_passes_needs_no_explanation(command: Callable[..., Done], elsewhere: Path) -> None:
     done = command("explain", CASE, "--backend", backend(elsewhere, "right"))
     assert done.code == 0
-    assert done.out == f"PASS  {CASE}, so there is nothing to explain\n"
+    assert done.out == f"PASS  mistaken:right   {CASE}, so there is nothing to explain\n"
+
+
+def test_what_kills_its_process_is_said_by_another(command: Callable[..., Done], elsewhere: Path) -> None:
+    words = ("explain", CASE, "--backend", backend(elsewhere, "aborts"))
+    done = command(*words)
+    assert done.code == 1
+    assert done.out.startswith(f"CRASH  mistaken:aborts (cpu)   {CASE}\n  what    the process died: killed by SIGABRT")
+    said = json.loads(command(*words, "--format", "json").out)
+    assert (said["case"], said["system"], said["status"]) == (CASE, "mistaken:aborts", "CRASH")
+    assert said["repro"].endswith(f"--case {CASE}")
 
 
 def test_what_cannot_be_explained_is_refused_in_a_sentence(command: Callable[..., Done]) -> None:

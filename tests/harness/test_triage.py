@@ -435,4 +435,4 @@ def test_an_interrupt_keeps_what_is_done(
     done = command("triage", record({case: WRONG}, backend="torch", target="cpu"))
     assert done.code == 3
     assert f"smallest {case} made small" in done.out
-    assert "interrupted: the page has what was done" in done.err
+    assert "interrupted: shown is what was done" in done.err

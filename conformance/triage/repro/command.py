@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from conformance.case import Case
     from conformance.inputs import Inputs
     from conformance.judge import Verdict
+    from conformance.outcome import Outcome
     from conformance.system import System
     from conformance.targets import Target
     from conformance.triage.repro.expected import Expected
@@ -45,7 +46,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def main(options: argparse.Namespace, _: list[str]) -> int:
-    """Exit code 0 with a bundle, 2 where there is none to write, 3 if nothing ran. Raises BadCase, NotReady."""
+    """Exit code 0 with a bundle, 2 where there is none to write, 3 if nothing ran, or the case is declined.
+
+    Raises BadCase, NotReady.
+    """
     try:
         return _main(options)
     except NoBundle as e:
@@ -61,6 +65,7 @@ def _main(options: argparse.Namespace) -> int:
     from conformance.case import BadCase, Case
     from conformance.status import Status
     from conformance.system import NotReady, choose
+    from conformance.triage.command import lost_with
     from conformance.triage.repro.heard import Ear
 
     if "/" in options.case:
@@ -74,13 +79,14 @@ def _main(options: argparse.Namespace) -> int:
         raise BadCase("a compile target runs no kernel, whose call could be written down")
     if system.source is None:
         raise NoBundle(f"backend {system.backend.name} does not call AITER, which a bundle is about")
-    lost = _lost(case, system)
+    lost = lost_with(case, system)
     try:
         with heard_by(ear.hear):
             target = system.start()
     except NotReady as e:
         raise NoBundle(str(e), NOTHING_RAN) from e
-    ran = Ran.without_the_call(case, system, target, ear, lost) if lost else Ran.of(case, system, target, ear)
+    asked = (case, system, target, ear)
+    ran = Ran.without_the_call(*asked, lost) if lost is not None else Ran.of(*asked)
     if ran.verdict.status is Status.UNSUPPORTED:
         raise NoBundle(f"the case is declined, so that there is nothing to report: {ran.verdict.reason}", NOTHING_RAN)
     if ran.verdict.status is Status.PASS:
@@ -88,19 +94,6 @@ def _main(options: argparse.Namespace) -> int:
     for line in _write(ran, options.output):
         print(line)
     return WRITTEN
-
-
-def _lost(case: Case, system: System) -> Verdict | None:
-    """The verdict on a case that kills its process, or keeps it for ever: found out in another one."""
-    from conformance.check import Check
-    from conformance.judge import Verdict
-    from conformance.status import Status
-    from conformance.triage.trials import trials_of
-
-    with trials_of(system) as trials:
-        outcome = trials.run(Check(case))
-    lost = outcome.status in (Status.CRASH, Status.TIMEOUT)
-    return Verdict(outcome.status, str(outcome.result.get("reason", ""))) if lost else None
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
@@ -154,10 +147,12 @@ class Ran:
         return cls(case, system, target, verdict, prepared.inputs, wanted, ear.first)
 
     @classmethod
-    def without_the_call(cls, case: Case, system: System, target: Target, ear: Ear, verdict: Verdict) -> Ran:
+    def without_the_call(cls, case: Case, system: System, target: Target, ear: Ear, lost: Outcome) -> Ran:
         """Everything up to the first call of AITER, which would not return. Raises NoBundle."""
         from conformance.execute import prepare, run
+        from conformance.judge import Verdict
 
+        verdict = Verdict(lost.status, str(lost.result.get("reason", "")))
         prepared, ear.stops = prepare(case, target), True
         run(case, system.backend, target, prepared)
         if ear.first is None:
@@ -186,7 +181,8 @@ def _write(ran: Ran, folder: Path) -> list[str]:
 
     assert ran.call is not None
     assert ran.system.source is not None
-    issue = Issue(ran.case, ran.verdict, ran.call, ran.system, ran.target, ran.system.source)
+    compares = ran.expected is not None
+    issue = Issue(ran.case, ran.verdict, ran.call, ran.system, ran.target, ran.system.source, compares)
     arch = ran.target.arch if ran.target.arch.startswith("gfx") else "gfx942"
     try:
         title = f"{ran.call.function}: {ran.verdict.status}; {ISSUE} has the facts."

@@ -38,6 +38,7 @@ class Issue:
     system: System
     target: Target
     source: AiterSource
+    compares: bool  # does the script compare an output, or only call?
 
     @property
     def title(self) -> str:
@@ -60,7 +61,8 @@ class Issue:
         yield f"    python -m pip install safetensors && python {SCRIPT}"
         yield ""
         yield "It needs torch, safetensors, Triton and AITER alone, and runs on an AMD GPU, on an NVIDIA GPU, or on the"
-        yield "CPU by Triton's interpreter. It prints errors in units of what rounding allows; above 1 is wrong."
+        prints = "prints errors in units of what rounding allows; above 1 is wrong"
+        yield f"CPU by Triton's interpreter. It {prints if self.compares else 'compares nothing'}."
         yield ""
         yield "The call:"
         yield ""
@@ -69,9 +71,10 @@ class Issue:
         for name, value in self.call.arguments.items():
             yield f"| `{name}` | {_row(value)} |"
         yield ""
-        yield "The expected output is exact attention in float64. The budget is the worst case of the rounding that the"
-        yield "kernel is known to do; the noise of rows is compared with what rounding to nearest makes."
-        yield ""
+        if self.compares:
+            yield "The expected output is exact attention in float64. The budget is the worst case of the rounding that"
+            yield "the kernel is known to do; the noise of rows is compared with what rounding to nearest makes."
+            yield ""
         yield "The same with the suite that found it:"
         yield ""
         yield f"    {self._command()}"

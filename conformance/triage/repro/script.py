@@ -41,6 +41,7 @@ def script(call: KernelCall, expected: Expected | None, title: str, arch: str, s
     text = resources.files(__name__.rpartition(".")[0]).joinpath("reproduce.py.template").read_text(encoding="utf-8")
     return Template(text).substitute(
         title=title,
+        code="It calls, and compares nothing." if expected is None else "Exit code 1: too much error.",
         arch=arch,
         module=call.module,
         function=call.function,
