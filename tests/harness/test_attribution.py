@@ -9,7 +9,7 @@ from benchmarks.attribution import just_outside
 from conformance.case import Case
 from conformance.judge import judge
 from conformance.status import Status
-from conformance.triage.attribution import attribute
+from conformance.triage.attribution import Explanation, attribute
 from conformance.triage.causes import TABLE, heads, masks
 from tests.harness.correct import CORRECT
 from tests.harness.defects import DEFECTS
@@ -145,3 +145,18 @@ def test_rounding_is_not_asked_about_where_the_error_is_none_of_rounding() -> No
     right = want.out.bfloat16()
     assert attribute(CASE, inputs, want, right.flip(0), pairs=False).asked == sum(not cause.rounds for cause in TABLE)
     assert attribute(CASE, inputs, want, right * 1.02, pairs=False).asked == len(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("left", "share", "worse", "nearly"),
+    [
+        (1e-9, 0.999, 1.0, False),  # where NaN is outweighs all else, and what was right is wrong
+        (1e-9, 0.999, 0.04, True),
+        (1e-9, 0.4, 0.0, False),
+        (0.01, 0.999, 0.0, False),
+    ],
+)
+def test_what_nearly_explains_leaves_what_is_right_as_it_is(
+    left: float, share: float, worse: float, nearly: bool
+) -> None:
+    assert Explanation((masks.TABLE[0],), ("",), share, worse, left, (0,), whole=False).nearly is nearly

@@ -1,6 +1,7 @@
 """Comparing records: what each change of a check is called, and what the exit code says of it."""
 
 import json
+import lzma
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from conformance.compare import FLOOR, Change, compare
 from conformance.compare_shown import as_json, as_markdown, as_text
 from conformance.record import BadRecord, Record, Writer, read
 from tests.harness.conftest import Done
+from tests.harness.versions_recorded import PLAIN, WRONG
+from tests.harness.versions_recorded import written as recorded
 
 PASS, MISMATCH, NONFINITE = {"status": "PASS"}, {"status": "MISMATCH"}, {"status": "NONFINITE"}
 UNSUPPORTED, NOT_RUN, CRASH = {"status": "UNSUPPORTED"}, {"status": "NOT RUN"}, {"status": "CRASH"}
@@ -262,3 +265,23 @@ def test_folders_are_compared_version_by_version(tmp_path: Path, command: Callab
     assert [pair["verdict"].partition(":")[0] for pair in shown["pairs"]] == ["EQUAL", "NO REGRESSION"]
     (tmp_path / "empty").mkdir()
     assert "empty holds no record" in command("compare", tmp_path / "empty", tmp_path / "new").err
+
+
+def test_what_xz_made_small_is_compared_in_a_folder_too(tmp_path: Path, command: Callable[..., Done]) -> None:
+    for folder, result in (("old", PASS), ("new", WRONG)):
+        (tmp_path / folder).mkdir()
+        plain = recorded(tmp_path / folder, "a.jsonl", {PLAIN: result})
+        (tmp_path / folder / "a.jsonl.xz").write_bytes(lzma.compress(plain.read_bytes()))
+        plain.unlink()
+    done = command("compare", tmp_path / "old", tmp_path / "new")
+    assert done.code == 1, done.printed
+    assert "REGRESSED" in done.out
+
+
+def test_what_was_built_is_not_compared_with_what_was_run(tmp_path: Path, command: Callable[..., Done]) -> None:
+    """Nothing was mended by a build that passes."""
+    ran = recorded(tmp_path, "ran.jsonl", {PLAIN: WRONG})
+    built = recorded(tmp_path, "built.jsonl", {PLAIN: PASS}, target="compile:gfx942")
+    done = command("compare", ran, built)
+    assert (done.code, done.out) == (2, "")
+    assert "what builds says nothing about numbers" in done.err

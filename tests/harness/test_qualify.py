@@ -255,6 +255,7 @@ def test_a_version_that_does_not_import_is_a_row(checkout: Checkout, command: Ca
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["-o", "nothing"], "nothing holds no record: name what to qualify with --aiter"),
         (["--aiter", "nowhere"], "no AITER at 'nowhere': there is no such path"),
         (["--aiter", "TREE", "--every", "0"], "--every 0: write tag, or a number of commits from 1"),
         (["--aiter", "TREE", "--tier", "nope"], "nope"),

@@ -147,6 +147,31 @@ def test_what_was_only_built_is_neither_reduced_nor_lacks_what_runs_elsewhere_al
     assert page([*paths, broken]).answers[2].verdict is Verdict.UNEXPLAINED
 
 
+def test_what_was_only_built_claims_nothing_about_checks_of_runs_alone(tmp_path: Path) -> None:
+    built = {PLAIN: PASS, DRAFT: PASS}
+    paths = [*two(tmp_path), *(written(tmp_path, f"{version}.jsonl", built, version, "compile:gfx942")
+                               for version in ("0.1.16", "0.1.20.post1"))]  # fmt: skip
+    made = page(paths)
+    (row,) = [row for row in made.rows if row.feature.name == "causal decode"]
+    assert [cell.total for cell in row.cells] == [3, 3, 1, 1]
+    assert row.claims[1] == "throughout"
+    (repeated,) = [row for row in made.rows if row.feature.name == "invariances"]
+    assert [cell.total for cell in repeated.cells] == [1, 1, 0, 0]
+    assert "0.1.20.post1, compile:gfx942" in html(made)
+
+
+def test_a_version_is_compared_with_the_last_before_it_that_ran(tmp_path: Path) -> None:
+    absent = dict.fromkeys(OLD, NOT_RUN)
+    paths = [
+        written(tmp_path, "a.jsonl", NEW, "0.1.15"),
+        written(tmp_path, "b.jsonl", absent, "0.1.16"),
+        written(tmp_path, "c.jsonl", OLD, "0.1.17"),
+    ]
+    (answer,) = page(paths).answers
+    assert answer.verdict is Verdict.REGRESSED
+    assert answer.sentence.startswith("From aiter 0.1.15 to aiter 0.1.17")
+
+
 def test_a_whole_run_raises_no_banner(tmp_path: Path) -> None:
     made = page(two(tmp_path))
     assert made.warnings == []

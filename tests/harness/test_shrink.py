@@ -151,7 +151,10 @@ def test_a_check_that_passes_is_refused_and_a_failing_one_is_shrunk(command: Cal
     case = "decode-noncausal-bf16-b2-q4-h4:2-d64-p16-kv37+20-packed-random"
     done = command("shrink", case, "--backend", "torch", "--target", "cpu")
     assert done.code == 2, done.printed
-    assert "nothing to shrink" in done.err
+    assert f"with torch the check passes, so that there is nothing to shrink: {case}" in done.err
+    declined = command("shrink", case.replace("kv37+20", "kv37+20-sinks"), "--backend", "torch", "--target", "cpu")
+    assert (declined.code, declined.out) == (2, "")
+    assert "with torch the check is declined, so that there is nothing to shrink" in declined.err
     done = command("shrink", case, "--backend", "tests.harness.answers:wrong", "--target", "cpu")
     assert done.code == 0, done.printed
     assert "MISMATCH" in done.out.splitlines()[1]

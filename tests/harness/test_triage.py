@@ -356,7 +356,7 @@ def test_a_kernel_that_kills_its_process_kills_nothing_else(record: RecordOf, co
     done = command("triage", path, "--seconds", "2")  # for which the shrinking gets none
     assert done.code == 1, done.printed
     assert "CRASH here, MISMATCH in the record" in done.out
-    assert "explain ended with exit code 42, and no answer" in done.out
+    assert "explain ended" not in done.out  # it runs the case in a child first
 
 
 class Answers:
