@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from conformance.case import Case
     from conformance.execute import Prepared
     from conformance.judge import Verdict
-    from conformance.outcome import Outcome
     from conformance.system import System
     from conformance.targets import Target
     from conformance.triage.elsewhere import Elsewhere
@@ -45,6 +44,7 @@ def main(options: argparse.Namespace, _: list[str]) -> int:
     from conformance.case import BadCase, Case
     from conformance.system import NotReady, choose
     from conformance.triage.elsewhere import Elsewhere
+    from conformance.triage.trials import lost_with
 
     if "/" in options.case:
         raise BadCase(f"explain takes a case, not a relation: {options.case}")
@@ -89,17 +89,6 @@ class Explained:
     def as_json(self, case: Case, system: System) -> str:
         """For a machine."""
         return _as_json(case, system, {"status": self.verdict.status, "reason": self.verdict.reason}, self.pairs)
-
-
-def lost_with(case: Case, system: System) -> Outcome | None:
-    """What came of a case that kills its process, or keeps it for ever: found out in another one. None for others."""
-    from conformance.check import Check
-    from conformance.status import Status
-    from conformance.triage.trials import trials_of
-
-    with trials_of(system) as trials:
-        outcome = trials.run(Check(case))
-    return outcome if outcome.status in (Status.CRASH, Status.TIMEOUT) else None
 
 
 def _as_json(case: Case, system: System, result: Mapping[str, object], lines: Sequence[tuple[str, str]] = ()) -> str:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
+from conformance.case import Case
 from conformance.check import Check
 from conformance.isolate import TIME_LIMIT, TIME_LIMIT_ELSEWHERE, Isolation
 from conformance.outcome import Outcome
+from conformance.status import Status
 from conformance.system import System
 
 
@@ -42,3 +44,10 @@ def trials_of(system: System) -> Iterator[Trials]:
         yield Trials(isolation)
     finally:
         isolation.close()
+
+
+def lost_with(case: Case, system: System) -> Outcome | None:
+    """What came of a case that kills its process, or keeps it for ever: found out in another one. None for others."""
+    with trials_of(system) as trials:
+        outcome = trials.run(Check(case))
+    return outcome if outcome.status in (Status.CRASH, Status.TIMEOUT) else None

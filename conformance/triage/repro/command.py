@@ -65,8 +65,8 @@ def _main(options: argparse.Namespace) -> int:
     from conformance.case import BadCase, Case
     from conformance.status import Status
     from conformance.system import NotReady, choose
-    from conformance.triage.command import lost_with
     from conformance.triage.repro.heard import Ear
+    from conformance.triage.trials import lost_with
 
     if "/" in options.case:
         raise BadCase(f"repro takes a case, not a relation: {options.case}")
